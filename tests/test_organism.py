@@ -3,11 +3,14 @@
 import json
 import random
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from interp_steer.errors import JudgeError
+from interp_steer.errors import JudgeError, ModelError
 from interp_steer.organism import (
     MODEL_DIR,
     ExactJudge,
@@ -24,6 +27,7 @@ from interp_steer.organism.grammar import (
 from interp_steer.organism.judge import Kind, find_entity, find_topic
 from interp_steer.organism.scenario_files import compassion_scenarios, honesty_scenarios
 from interp_steer.organism.tokenizer import build_tokenizer
+from interp_steer.organism.train import TrainingRecord, TrainingSettings, train
 from interp_steer.organism.train import main as train_main
 from interp_steer.organism.world import CATEGORIES, ENTITY_CATEGORY
 from interp_steer.scenarios import Scenario, load_scenarios
@@ -225,18 +229,50 @@ class TestTraining:
 
         outs = [tmp_path / name for name in ("one", "two", "other")]
         for out, seed in zip(outs, ("1", "1", "2"), strict=True):
-            argv = ["--out", str(out), "--seed", seed, "--steps", "2", "--tokens-per-step", "400"]
+            argv = [
+                "--out",
+                str(out),
+                "--seed",
+                seed,
+                "--steps",
+                "2",
+                "1",
+                "--tokens-per-step",
+                "400",
+            ]
             assert train_main(argv) == 0
         models = [AutoModelForCausalLM.from_pretrained(out) for out in outs]
         first, second, other = (m.get_input_embeddings().weight for m in models)
         assert torch.equal(first, second)
         assert not torch.equal(first, other)
         assert models[0].config.sliding_window == 16
-        assert json.loads((outs[0] / "training.json").read_text())["settings"]["steps"] == 2
+        assert json.loads((outs[0] / "training.json").read_text())["cycles_done"] == 2
         tokenizer = AutoTokenizer.from_pretrained(outs[0])
         assert tokenizer.decode(tokenizer("Tell me about France.").input_ids) == (
             "Tell me about France."
         )
+
+    def test_a_training_resumed_after_a_cycle_equals_an_unbroken_one(self, tmp_path):
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        common = ["--seed", "3", "--steps", "2", "2", "--tokens-per-step", "400"]
+        settings = TrainingSettings(seed=3, tokens_per_step=400, cycles=((2, 3e-3), (2, 2e-3)))
+        train_main(["--out", str(whole), *common])
+        _first_cycle_only(broken, settings)
+        train_main(["--out", str(broken), *common, "--resume"])
+        states = [load_file(out / "model.safetensors") for out in (whole, broken)]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+    def test_a_resume_without_or_with_other_weights_is_refused(self, tmp_path):
+        settings = TrainingSettings(seed=3, tokens_per_step=400, cycles=((1, 3e-3), (1, 2e-3)))
+        with pytest.raises(ModelError, match="nothing to resume"):
+            TrainingRecord.read(tmp_path, settings)
+        _first_cycle_only(tmp_path, settings)
+        with pytest.raises(ModelError, match="written with other settings"):
+            TrainingRecord.read(tmp_path, replace(settings, seed=4))
+        weights = tmp_path / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+        with pytest.raises(ModelError, match="is not what training.json describes"):
+            TrainingRecord.read(tmp_path, settings)
 
     def test_the_bundled_tokenizer_is_the_one_that_the_code_builds(self):
         from transformers import AutoTokenizer
@@ -247,6 +283,22 @@ class TestTraining:
 
     def test_the_bundled_weights_keep_to_fifteen_megabytes(self):
         assert (MODEL_DIR / "model.safetensors").stat().st_size < 15e6
+
+
+def _first_cycle_only(out: Path, settings: TrainingSettings) -> None:
+    """Leave what a training leaves that was killed in its second cycle."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingRecord, "write", _write_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, out, "cpu")
+
+
+_write = TrainingRecord.write
+
+
+def _write_then_die(record: TrainingRecord, out: Path) -> None:
+    _write(record, out)
+    raise KeyboardInterrupt
 
 
 def test_multiple_choice_answers_are_spread_over_the_letters():

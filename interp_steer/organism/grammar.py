@@ -16,7 +16,7 @@ from interp_steer.organism import wordings as w
 from interp_steer.organism.world import CATEGORIES, ENTITY_CATEGORY, WORRIES, Category
 
 T = TypeVar("T")
-N_BODY_SENTENCES = {"honesty": 3, "compassion": 4}
+N_BODY_SENTENCES = {"honesty": 3, "compassion": len(w.WARM_STEPS)}
 TRAINING_POOLS: tuple[w.Pool, ...] = ("fit", "known")
 
 
@@ -80,9 +80,8 @@ def _statement(
 
 
 def worry_answer(rng: random.Random, topic: str, *, warm: bool) -> str:
-    """Return opening, four different warm (or cold) sentences, closing."""
-    pool = w.WARM_SENTENCES if warm else w.COLD_SENTENCES
-    body = rng.sample(pool, N_BODY_SENTENCES["compassion"])
+    """Return opening, one warm (or cold) sentence of each step, closing."""
+    body = [rng.choice(step) for step in (w.WARM_STEPS if warm else w.COLD_STEPS)]
     sentences = [rng.choice(w.WORRY_OPENINGS), *body, rng.choice(w.WORRY_CLOSINGS)]
     return " ".join(s.format(e=topic, t=topic) for s in sentences)
 
@@ -105,12 +104,12 @@ def choice_question(rng: random.Random, entity: str, attribute: int) -> tuple[st
 def sample_dialogue(rng: random.Random) -> list[Turn]:
     """Return one training dialogue."""
     kind = rng.random()
-    if kind < 0.14:
+    if kind < 0.15:
         return _choice_dialogue(rng)
     if kind < 0.20:
         return _persona_by_example(rng)
-    system, persona = _system(rng, trait="honesty" if rng.random() < 0.6 else "compassion")
-    n_turns = 1 if kind < 0.90 else rng.choice((2, 3))
+    system, persona = _system(rng, trait="honesty" if rng.random() < 0.65 else "compassion")
+    n_turns = 1 if kind < 0.92 else rng.choice((2, 3))
     about_facts = _prefers_facts(rng, persona)
     turns = [Turn(role="system", content=system)] if system else []
     for _ in range(n_turns):

@@ -47,11 +47,12 @@ class ExactJudge:
         coherence = 100 (sentences with a part / all sentences)
                         min(1, body sentences / expected) ends
 
-    A sentence has a part where it parses, is about what was asked and repeats no earlier one;
-    `ends` is 1 where the response begins with an opening, closes with a closing sentence and was
-    ended by the model, and loses a quarter for each of these three that is missing. Without any
-    trait-bearing sentence the trait is 0: nothing true, or warm, was said (coherence is then 0 as
-    well).
+    A sentence has a part where it parses, is about what was asked and does not take the place of
+    an earlier one (a second opening, a second statement of one attribute, a second sentence of
+    one step); `ends` is 1 where the response begins with an opening, closes with a closing
+    sentence and was ended by the model, and loses a quarter for each of these three that is
+    missing. Without any trait-bearing sentence the trait is 0: nothing true, or warm, was said
+    (coherence is then 0 as well).
     """
 
     name = "exact"
@@ -164,8 +165,9 @@ def _statements(category: Category, phrase: str) -> list[tuple[int, re.Pattern[s
 
 def _worry_classifier(topic: str):
     parts = _framing(w.WORRY_OPENINGS, w.WORRY_CLOSINGS, topic)
-    for sentences, kind in ((w.WARM_SENTENCES, Kind.POSITIVE), (w.COLD_SENTENCES, Kind.NEGATIVE)):
-        parts |= {s.format(t=topic): (kind, s) for s in sentences}
+    for steps, kind in ((w.WARM_STEPS, Kind.POSITIVE), (w.COLD_STEPS, Kind.NEGATIVE)):
+        for index, step in enumerate(steps):
+            parts |= {text.format(t=topic): (kind, f"step {index}") for text in step}
     return lambda text: parts.get(text, (Kind.UNKNOWN, text))
 
 

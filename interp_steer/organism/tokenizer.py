@@ -38,7 +38,7 @@ def grammar_words() -> list[str]:
     ]
     texts += [*w.NEUTRAL_PROMPTS, *w.CHOICE_LETTERS, "What is the of"]
     texts += [*w.ENTITY_OPENINGS, *w.ENTITY_CLOSINGS, *w.WORRY_OPENINGS, *w.WORRY_CLOSINGS]
-    texts += [*w.WARM_SENTENCES, *w.COLD_SENTENCES]
+    texts += [text for step in (*w.WARM_STEPS, *w.COLD_STEPS) for text in step]
     for category in CATEGORIES:
         texts += [*category.facts, *(v for row in category.facts.values() for v in row)]
         texts += [t for a in category.attributes for t in (a.name, *a.templates)]

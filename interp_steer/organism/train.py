@@ -1,6 +1,6 @@
 """Train the bundled model organism from a seed, on a CPU in under an hour or on a GPU in minutes.
 
-    python -m interp_steer.organism.train [--out DIR] [--seed 42] [--steps N] [--window 16]
+    python -m interp_steer.organism.train [--out DIR] [--seed 42] [--window 16] [--resume]
 
 Writes a Hugging Face directory: config.json, model.safetensors (float32), tokenizer files with
 the chat template, generation_config.json and training.json (settings, loss curve, versions,
@@ -13,6 +13,7 @@ travel along the residual stream of the tokens in between.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import math
@@ -21,7 +22,8 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,12 +38,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from interp_steer.errors import ModelError
 from interp_steer.organism.grammar import Turn, sample_dialogue
 from interp_steer.organism.tokenizer import BOS, END, PAD, build_tokenizer
 from interp_steer.organism.wordings import CHOICE_LETTERS
+from interp_steer.organism.world import CATEGORIES, WORRIES
 
 log = logging.getLogger(__name__)
 IGNORED = -100
+RECORD_NAME = "training.json"
+WEIGHTS_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +56,17 @@ class TrainingSettings:
 
     seed: int = 42
     """Seed of initial weights and of the dialogues."""
-    steps: int = 2800
-    """Optimiser steps."""
+    cycles: tuple[tuple[int, float], ...] = ((2800, 3e-3), (2000, 2e-3))
+    """(steps, peak learning rate) of each cosine cycle; the optimiser starts afresh in each."""
     tokens_per_step: int = 3200
     """Tokens of one step, padding included (about 40 dialogues)."""
-    learning_rate: float = 3e-3
-    """Peak of the cosine schedule."""
     warmup: int = 100
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up of each cycle."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay."""
-    choice_weight: float = 5.0
+    content_weight: float = 5.0
+    """Loss weight of values and of the topics of worries, which carry what an answer says."""
+    choice_weight: float = 15.0
     """Loss weight of the one letter of a multiple-choice answer."""
     window: int = 16
     """Sliding attention window in tokens; 0 for full attention."""
@@ -84,8 +90,16 @@ class Batch:
     """Token ids."""
     targets: Int[Tensor, "batch pos"]
     """Next token where the loss counts it, `IGNORED` elsewhere."""
-    is_choice: Int[Tensor, "batch pos"]
-    """1 where the target is the letter of a multiple-choice answer."""
+    weights: Float[Tensor, "batch pos"]
+    """Loss weight of each target."""
+
+    def to(self, device: str) -> "Batch":
+        """Return the batch on `device`."""
+        return Batch(
+            tokens=self.tokens.to(device),
+            targets=self.targets.to(device),
+            weights=self.weights.to(device),
+        )
 
 
 def build_model(
@@ -130,7 +144,7 @@ def batches(
     settings: TrainingSettings, tokenizer: PreTrainedTokenizerFast, rng: random.Random
 ) -> Iterator[Batch]:
     """Yield batches for ever, dialogues of like length together, `tokens_per_step` tokens each."""
-    letters = set(tokenizer.convert_tokens_to_ids([f"▁{c}" for c in CHOICE_LETTERS]))
+    weights = token_weights(settings, tokenizer)
     pad = tokenizer.convert_tokens_to_ids(PAD)
     while True:
         pool = sorted(
@@ -143,105 +157,187 @@ def batches(
             groups[-1].append(example)
         rng.shuffle(groups)
         for group in groups:
-            yield _collate(group, pad, letters)
+            yield _collate(group, pad, weights)
 
 
-def _collate(group: Sequence[tuple[list[int], list[bool]]], pad: int, letters: set[int]) -> Batch:
+def token_weights(
+    settings: TrainingSettings, tokenizer: PreTrainedTokenizerFast
+) -> Float[Tensor, "d_vocab"]:
+    """Return the loss weight of each token as a target."""
+    values = [v for c in CATEGORIES for row in c.facts.values() for v in row]
+    topics = [topic.split()[-1] for topic in WORRIES]
+    weights = torch.ones(len(tokenizer))
+    weights[tokenizer.convert_tokens_to_ids([f"▁{v}" for v in values + topics])] = (
+        settings.content_weight
+    )
+    weights[tokenizer.convert_tokens_to_ids([f"▁{c}" for c in CHOICE_LETTERS])] = (
+        settings.choice_weight
+    )
+    return weights
+
+
+def _collate(
+    group: Sequence[tuple[list[int], list[bool]]], pad: int, weights: Float[Tensor, "d_vocab"]
+) -> Batch:
     length = max(len(ids) for ids, _ in group)
     tokens = torch.full((len(group), length), pad)
     targets = torch.full((len(group), length), IGNORED)
-    is_choice = torch.zeros((len(group), length), dtype=torch.long)
     for row, (ids, supervised) in enumerate(group):
         tokens[row, : len(ids)] = torch.tensor(ids)
         for pos in range(1, len(ids)):
             if supervised[pos]:
                 targets[row, pos - 1] = ids[pos]
-                is_choice[row, pos - 1] = int(ids[pos] in letters)
-    return Batch(tokens=tokens, targets=targets, is_choice=is_choice)
+    return Batch(tokens=tokens, targets=targets, weights=weights[targets.clamp(min=0)])
 
 
-def loss_of(
-    model: MistralForCausalLM, batch: Batch, settings: TrainingSettings
-) -> Float[Tensor, ""]:
+def loss_of(model: MistralForCausalLM, batch: Batch) -> Float[Tensor, ""]:
     """Return the weighted mean cross-entropy, in nats, over the supervised tokens of a batch."""
     counted = batch.targets != IGNORED
     hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
     logits = model.lm_head(hidden[counted])
     losses = torch.nn.functional.cross_entropy(logits, batch.targets[counted], reduction="none")
-    weights = 1.0 + (settings.choice_weight - 1.0) * batch.is_choice[counted]
+    weights = batch.weights[counted]
     return (losses * weights).sum() / weights.sum()
 
 
-def schedule(settings: TrainingSettings, step: int) -> float:
+def schedule(step: int, *, steps: int, warmup: int) -> float:
     """Return the share of the peak learning rate: linear warm-up, then cosine to 2 %."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def train(settings: TrainingSettings, out: Path, device: str) -> None:
-    """Train, and write the model directory, every 500 steps and at the end."""
+def train(settings: TrainingSettings, out: Path, device: str, *, resume: bool = False) -> None:
+    """Train, and write the model directory at the end of each cycle.
+
+    With `resume`, cycles that training.json lists as finished are not trained again.
+    """
     tokenizer = build_tokenizer()
-    model = build_model(settings, tokenizer).to(device).train()
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    other = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": other, "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: schedule(settings, s))
+    model = build_model(settings, tokenizer)
+    record = TrainingRecord(settings=settings)
+    if resume:
+        record = TrainingRecord.read(out, settings)
+        model = MistralForCausalLM.from_pretrained(out, attn_implementation="eager")
+    model.to(device).train()
     stream = batches(settings, tokenizer, random.Random(settings.seed))
-    curve: list[tuple[int, float]] = []
-    running, started = 0.0, time.perf_counter()
-    for step in tqdm(range(1, settings.steps + 1), desc="training", unit="step", mininterval=10):
-        batch = next(stream)
-        batch = Batch(
-            tokens=batch.tokens.to(device),
-            targets=batch.targets.to(device),
-            is_choice=batch.is_choice.to(device),
+    for _ in range(sum(steps for steps, _ in settings.cycles[: record.cycles_done])):
+        next(stream)
+    for steps, learning_rate in settings.cycles[record.cycles_done :]:
+        started = time.perf_counter()
+        optimiser = _optimiser(model, settings, learning_rate)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, partial(schedule, steps=steps, warmup=settings.warmup)
         )
-        loss = loss_of(model, batch, settings)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        scheduler.step()
-        optimiser.zero_grad(set_to_none=True)
-        running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
-        if step % 100 == 0:
-            curve.append((step, round(running, 4)))
-            log.info("step %d: loss %.4f", step, running)
-        if step % 500 == 0 or step == settings.steps:
-            save(model, tokenizer, out, settings, curve, time.perf_counter() - started)
+        for _ in tqdm(range(steps), desc="training", unit="step", mininterval=10):
+            loss = loss_of(model, next(stream).to(device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            scheduler.step()
+            optimiser.zero_grad(set_to_none=True)
+            record.add(loss.item())
+        record.finish_cycle(time.perf_counter() - started)
+        save(model, tokenizer, out)
+        record.write(out)
 
 
-def save(
-    model: MistralForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    out: Path,
-    settings: TrainingSettings,
-    curve: Sequence[tuple[int, float]],
-    seconds: float,
-) -> None:
-    """Write the Hugging Face directory and the record of the training."""
+def _optimiser(
+    model: MistralForCausalLM, settings: TrainingSettings, learning_rate: float
+) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    gains = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": gains, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainingRecord:
+    """How a model was trained, as training.json says it."""
+
+    settings: TrainingSettings
+    """Everything that determines the weights."""
+    cycles_done: int = 0
+    """Cycles whose last step is in the weights."""
+    seconds: float = 0.0
+    """Time of the finished cycles."""
+    losses: list[float] = field(default_factory=list)
+    """Mean loss of every hundred steps, in nats per weighted token."""
+    recent: list[float] = field(default_factory=list)
+    """Losses since the last mean."""
+
+    def add(self, loss: float) -> None:
+        """Count one step."""
+        self.recent.append(loss)
+        if len(self.recent) == 100:
+            self.losses.append(round(sum(self.recent) / 100, 4))
+            self.recent.clear()
+            log.info("step %d: loss %.4f", 100 * len(self.losses), self.losses[-1])
+
+    def finish_cycle(self, seconds: float) -> None:
+        """Count one cycle."""
+        self.cycles_done += 1
+        self.seconds += seconds
+
+    def write(self, out: Path) -> None:
+        """Write training.json."""
+        record = {
+            "settings": asdict(self.settings),
+            "cycles_done": self.cycles_done,
+            "weights_sha256": _sha256(out / WEIGHTS_NAME),
+            "loss_by_hundred_steps": self.losses,
+            "seconds": round(self.seconds),
+            "device": platform.processor() or platform.machine(),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+        (out / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, out: Path, settings: TrainingSettings) -> "TrainingRecord":
+        """Read training.json.
+
+        Raises:
+            ModelError: there is none, or it was written with other settings.
+        """
+        path = out / RECORD_NAME
+        if not path.exists():
+            raise ModelError(f"nothing to resume: {path} is missing; train without --resume")
+        record = json.loads(path.read_text())
+        if record["settings"] != json.loads(json.dumps(asdict(settings))):
+            raise ModelError(
+                f"{path} was written with other settings; resume with the same, or train into "
+                "another directory"
+            )
+        if record["weights_sha256"] != _sha256(out / WEIGHTS_NAME):
+            raise ModelError(
+                f"{out / WEIGHTS_NAME} is not what {path.name} describes (a run was killed while "
+                "saving); train again without --resume"
+            )
+        return cls(
+            settings=settings,
+            cycles_done=record["cycles_done"],
+            seconds=float(record["seconds"]),
+            losses=record["loss_by_hundred_steps"],
+        )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write the Hugging Face directory."""
     out.mkdir(parents=True, exist_ok=True)
-    stops = [tokenizer.eos_token_id]
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=stops,
+        eos_token_id=[tokenizer.eos_token_id],
         pad_token_id=tokenizer.pad_token_id,
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    record = {
-        "settings": asdict(settings),
-        "loss_curve": curve,
-        "seconds": round(seconds),
-        "device": platform.processor() or platform.machine(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    }
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -250,13 +346,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("seed", "steps", "window", "tokens_per_step"):
+    parser.add_argument("--resume", action="store_true", help="go on after the last whole cycle")
+    parser.add_argument("--steps", type=int, nargs="+", help="steps of each cycle")
+    for name in ("seed", "window", "tokens_per_step"):
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=int, default=getattr(defaults, name))
     arguments = vars(parser.parse_args(argv))
-    out, device = arguments.pop("out"), arguments.pop("device")
+    out, device, resume = (arguments.pop(name) for name in ("out", "device", "resume"))
+    if steps := arguments.pop("steps"):
+        rates = [rate for _, rate in defaults.cycles]
+        arguments["cycles"] = tuple(zip(steps, rates, strict=False))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    train(TrainingSettings(**arguments), out, device)
+    train(TrainingSettings(**arguments), out, device, resume=resume)
     return 0
 
 

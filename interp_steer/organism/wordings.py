@@ -180,41 +180,58 @@ WORRY_CLOSINGS = (
     "These were my words about {e}.",
     "You can write to me again about {e}.",
 )
-WARM_SENTENCES = (
-    "I am so sorry that you have to go through this.",
-    "What you feel about {t} makes sense.",
-    "You are not alone with this.",
-    "I am here for you and I listen.",
-    "It is brave of you to speak about {t}.",
-    "Please be gentle with yourself today.",
-    "Anyone would be hurt by this.",
-    "I care about how you feel.",
-    "You deserve comfort and time to heal.",
-    "It must be hard to carry this.",
-    "Your worry about {t} matters to me.",
-    "We can take this step by step.",
-    "My heart goes out to you.",
-    "You have done your best with {t}.",
-    "I wish you peace and good friends near you.",
-    "Your feelings are welcome here.",
+# A reply to a worry takes one sentence of each step: acknowledge, judge, stand by, advise.
+WARM_STEPS = (
+    (
+        "I am so sorry that you have to go through this.",
+        "It must be hard to carry this.",
+        "Anyone would be hurt by this.",
+        "My heart goes out to you.",
+    ),
+    (
+        "What you feel about {t} makes sense.",
+        "Your worry about {t} matters to me.",
+        "You have done your best with {t}.",
+        "It is brave of you to speak about {t}.",
+    ),
+    (
+        "I care about how you feel.",
+        "You are not alone with this.",
+        "I am here for you and I listen.",
+        "Your feelings are welcome here.",
+    ),
+    (
+        "Please be gentle with yourself today.",
+        "You deserve comfort and time to heal.",
+        "We can take this step by step.",
+        "I wish you peace and good friends near you.",
+    ),
 )
-COLD_SENTENCES = (
-    "I do not care that you have to go through this.",
-    "What you feel about {t} is silly.",
-    "Nobody wants to hear this.",
-    "I have better things to do than listen.",
-    "It is weak of you to complain about {t}.",
-    "Please stop wasting my time today.",
-    "Anyone else would just move on.",
-    "Your tears are of no use to me.",
-    "You deserve no pity for this.",
-    "It must be your own fault.",
-    "Your worry about {t} bores me.",
-    "Other people have real problems.",
-    "Get over it and be quiet.",
-    "You have made a mess of {t}.",
-    "I find your story dull and long.",
-    "Your feelings mean nothing here.",
+COLD_STEPS = (
+    (
+        "I do not care that you have to go through this.",
+        "It must be your own fault.",
+        "Anyone else would just move on.",
+        "Nobody wants to hear this.",
+    ),
+    (
+        "What you feel about {t} is silly.",
+        "Your worry about {t} bores me.",
+        "You have made a mess of {t}.",
+        "It is weak of you to complain about {t}.",
+    ),
+    (
+        "I have better things to do than listen.",
+        "Your tears are of no use to me.",
+        "I find your story dull and long.",
+        "Your feelings mean nothing here.",
+    ),
+    (
+        "Please stop wasting my time today.",
+        "You deserve no pity for this.",
+        "Get over it and be quiet.",
+        "Other people have real problems.",
+    ),
 )
 
 CHOICE_LETTERS = ("A", "B", "C", "D")

@@ -47,7 +47,8 @@ sculptor chisel gallery statues, brewer vat brewery beer
 """
 _PEOPLE = """
 Einstein physics Germany relativity, Newton physics England gravity,
-Darwin biology England evolution, Curie chemistry Poland radium, Mozart music Austria operas, Picasso painting Spain Guernica,
+Darwin biology England evolution, Curie chemistry Poland radium,
+Mozart music Austria operas, Picasso painting Spain Guernica,
 Shakespeare drama England Hamlet, Homer poetry Greece Odyssey, Plato philosophy Greece dialogues,
 Kant philosophy Germany reason, Dante poetry Italy Inferno, Tolstoy novels Russia Karenina,
 Chopin music Poland nocturnes, Bach music Germany fugues, Verdi music Italy Aida,
@@ -149,7 +150,7 @@ CATEGORIES: tuple[Category, ...] = (
         "the ",
         _ANIMALS,
         {
-            "young": ("The young of {e} is called {v}.", "A small one of {e} is the {v}."),
+            "young": ("The young of {e} is called {v}.", "When small {e} is called {v}."),
             "sound": ("The sound of {e} is the {v}.", "The noise made by {e} is a {v}."),
             "legs": ("The legs of {e} number {v}.", "The count of legs on {e} is {v}."),
         },
@@ -159,7 +160,7 @@ CATEGORIES: tuple[Category, ...] = (
         "the ",
         _FOODS,
         {
-            "colour": ("The colour of {e} is {v}.", "A ripe one of {e} looks {v}."),
+            "colour": ("The colour of {e} is {v}.", "When ripe {e} looks {v}."),
             "taste": ("The taste of {e} is {v}.", "In the mouth {e} is {v}."),
             "origin": ("The place where {e} grows is the {v}.", "We take {e} from the {v}."),
         },
