@@ -1,0 +1,257 @@
+"""Sampling: the same text however rows are batched, padded, chunked, dropped or hooked."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import Pair
+from interp_steer.errors import ModelError
+from interp_steer.generation import StopRule, sample_responses
+from interp_steer.model import HookedLM
+from interp_steer.sampling import Generation, GenerationSettings
+from interp_steer.tokens import ResidHook, Segment, TokenChunk, TokenizedPrompt
+from reference import plain_forward, random_sequences
+
+LENGTHS = (24, 2, 17, 9, 30, 30, 1, 12, 5)
+KEYS = tuple(f"row {row}" for row in range(len(LENGTHS)))
+SAMPLED = GenerationSettings(max_new_tokens=25, temperature=0.9, top_p=0.95)
+GREEDY = GenerationSettings(max_new_tokens=25, temperature=0.0)
+# Float32 noise of a log-probability, measured below 1e-5; a wrong position or window: above 0.1.
+LOGPROB_NOISE = 2e-4
+
+
+def generate(
+    lm: HookedLM,
+    settings: GenerationSettings = SAMPLED,
+    rows: Sequence[int] = range(len(LENGTHS)),
+) -> list[Generation]:
+    """Responses to some of the random prompts."""
+    prompts = random_sequences(lm.d_vocab, LENGTHS)
+    keys = [KEYS[row] for row in rows]
+    return lm.generate([prompts[row] for row in rows], settings, sample_keys=keys)
+
+
+def texts(generations: Sequence[Generation]) -> list[tuple[int, ...]]:
+    """Their tokens."""
+    return [generation.token_ids for generation in generations]
+
+
+class Witness:
+    """A hook that notes the tokens it sees, row by row."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, list[tuple[int, int, int, int, bool]]] = {}
+
+    def __call__(self, _resid: Tensor, chunk: TokenChunk) -> None:
+        for b, p in chunk.is_real.nonzero().tolist():
+            fields = (chunk.token_ids, chunk.segments, chunk.positions, chunk.response_index)
+            token = tuple(int(field[b, p]) for field in fields)
+            row = self.seen.setdefault(int(chunk.rows[b]), [])
+            row.append((*token, bool(chunk.is_last_prompt[b, p])))
+
+
+@pytest.mark.parametrize("settings", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
+def test_texts_do_not_depend_on_the_batch(pair: Pair, settings: GenerationSettings) -> None:
+    together = generate(pair.lm, settings)
+    alone = [generate(pair.lm, settings, [row])[0] for row in range(len(LENGTHS))]
+    backwards = generate(pair.lm, settings, range(len(LENGTHS))[::-1])[::-1]
+    chunked = GenerationSettings(
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        prefill_chunk=7,
+    )
+    assert texts(together) == texts(alone) == texts(backwards)
+    assert texts(together) == texts(generate(pair.lm, chunked))
+
+
+def test_seed_and_key_choose_the_text(tiny_lm: HookedLM) -> None:
+    """Controls for the law above: what should change a text does."""
+    other_seed = GenerationSettings(max_new_tokens=25, temperature=0.9, top_p=0.95, seed=43)
+    first = texts(generate(tiny_lm))
+    assert first != texts(generate(tiny_lm, other_seed))
+    prompt = random_sequences(tiny_lm.d_vocab, (9,))
+    a, b = tiny_lm.generate(prompt * 2, SAMPLED, sample_keys=["a", "b"])
+    assert a.token_ids != b.token_ids
+
+
+def test_greedy_equals_hugging_face(pair: Pair) -> None:
+    prompts = random_sequences(pair.lm.d_vocab, LENGTHS)
+    for prompt, ours in zip(prompts, generate(pair.lm, GREEDY), strict=True):
+        with torch.no_grad():
+            theirs = pair.plain.generate(
+                torch.tensor([prompt.token_ids]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=25,
+                eos_token_id=sorted(pair.lm.stop_ids),
+                pad_token_id=0,
+            )[0, len(prompt) :].tolist()
+        if ours.stop_reason == "stop_token":
+            assert theirs[-1] in pair.lm.stop_ids
+            theirs = theirs[:-1]
+        assert list(ours.token_ids) == theirs
+
+
+def test_logprobs_are_those_of_a_plain_forward_at_temperature_one(pair: Pair) -> None:
+    checked = 0
+    for generation in generate(pair.lm):
+        logits, _ = plain_forward(pair.plain, generation.sequence.token_ids)
+        n_prompt = len(generation.prompt)
+        for index, (token_id, logprob) in enumerate(
+            zip(generation.token_ids, generation.logprobs, strict=True)
+        ):
+            expected = logits[n_prompt + index - 1].double().log_softmax(-1)[token_id]
+            assert logprob == pytest.approx(float(expected), abs=LOGPROB_NOISE)
+            checked += 1
+    assert checked > 50
+
+
+def test_hooked_generation_equals_hooked_teacher_forcing(pair: Pair) -> None:
+    """An edit of response tokens acts at every step of the cache, not only where a call begins."""
+    vector = torch.randn(pair.lm.d_model, generator=torch.Generator().manual_seed(1))
+
+    def edit(resid: Tensor, chunk: TokenChunk) -> Tensor:
+        is_late = (chunk.segments == Segment.RESPONSE) & (chunk.response_index >= 2)
+        return torch.where(is_late[..., None], resid + vector, resid)
+
+    with pair.lm.hooks({1: edit}):
+        steered = generate(pair.lm)
+    plain = generate(pair.lm)
+    assert [t[:3] for t in texts(steered)] == [t[:3] for t in texts(plain)]
+    assert texts(steered) != texts(plain)
+    for generation in steered:
+        start = len(generation.prompt) + 2
+
+        def plain_edit(resid: Tensor, start: int = start) -> Tensor:
+            return torch.cat([resid[:start], resid[start:] + vector])
+
+        logits, _ = plain_forward(pair.plain, generation.sequence.token_ids, {1: plain_edit})
+        logprobs = logits.double().log_softmax(-1)[len(generation.prompt) - 1 : -1]
+        expected = logprobs.gather(1, torch.tensor(generation.token_ids)[:, None])[:, 0]
+        error = (torch.tensor(generation.logprobs).double() - expected).abs().max()
+        assert float(error) < LOGPROB_NOISE
+
+
+@pytest.mark.parametrize("prefill_chunk", [None, 4])
+def test_hooks_see_every_token_once_and_the_stop_token_never(
+    tiny_lm: HookedLM, prefill_chunk: int | None
+) -> None:
+    settings = GenerationSettings(max_new_tokens=25, temperature=0.9, prefill_chunk=prefill_chunk)
+    witness = Witness()
+    with tiny_lm.hooks({2: witness}):
+        generations = generate(tiny_lm, settings)
+    assert texts(generations) == texts(generate(tiny_lm, settings))  # watching changes nothing
+    assert {g.stop_reason for g in generations} == {"stop_token", "length"}
+    for row, generation in enumerate(generations):
+        sequence = generation.sequence
+        token_ids, segments, positions, response_index, is_last_prompt = zip(
+            *witness.seen[row], strict=True
+        )
+        assert token_ids == sequence.token_ids
+        assert segments == sequence.segments
+        assert positions == tuple(range(len(sequence)))
+        n_prompt, n_response = len(generation.prompt), len(generation.token_ids)
+        assert response_index == (-1,) * n_prompt + tuple(range(n_response))
+        assert [i for i, last in enumerate(is_last_prompt) if last] == [n_prompt - 1]
+
+
+def test_rows_that_stop_leave_the_others_alone(tiny_lm: HookedLM) -> None:
+    """A stop id that some rows meet early: they end there, nothing else changes."""
+    settings = GenerationSettings(max_new_tokens=20, temperature=0.9)
+    prompts = random_sequences(tiny_lm.d_vocab, (8,) * 24)
+    keys = [str(row) for row in range(24)]
+
+    def sample(stop_ids: set[int]) -> list[tuple[int, ...]]:
+        rule = StopRule(stop_ids=frozenset(stop_ids), n_ctx=tiny_lm.n_ctx)
+        rows = sample_responses(
+            tiny_lm._runner, prompts, settings, sample_keys=keys, rule=rule, pad_id=0
+        )
+        return [row.token_ids for row in rows]
+
+    unstopped = sample(set())
+    assert {len(row) for row in unstopped} == {20}
+    stop_ids = {unstopped[0][3], unstopped[5][1], unstopped[9][0]}
+    expected = []
+    for row in unstopped:
+        ends = [index for index, token_id in enumerate(row) if token_id in stop_ids]
+        expected.append(row[: ends[0]] if ends else row)
+    assert len({len(row) for row in expected}) > 5
+    assert sample(stop_ids) == expected
+
+
+def test_generation_ends_at_the_context(tiny_lm: HookedLM) -> None:
+    prompts = random_sequences(tiny_lm.d_vocab, (92, 10, 95))
+    witness = Witness()
+    settings = GenerationSettings(max_new_tokens=8, temperature=0.0)
+    rule = StopRule(stop_ids=frozenset(), n_ctx=tiny_lm.n_ctx)
+    with tiny_lm.hooks({0: witness}):
+        rows = sample_responses(
+            tiny_lm._runner, prompts, settings, sample_keys="abc", rule=rule, pad_id=0
+        )
+    assert [len(row.token_ids) for row in rows] == [4, 8, 1]
+    assert [row.stop_reason for row in rows] == ["context", "length", "context"]
+    assert [len(witness.seen[row]) for row in range(3)] == [96, 18, 96]
+    with pytest.raises(ModelError, match="prompt 1 has 96 tokens and the model's context is 96"):
+        tiny_lm.generate(
+            random_sequences(tiny_lm.d_vocab, (5, 96)), settings, sample_keys=["a", "b"]
+        )
+
+
+def test_a_prefill_is_continued_not_repeated(tiny_lm: HookedLM) -> None:
+    (prompt,) = random_sequences(tiny_lm.d_vocab, (9,))
+    (whole,) = tiny_lm.generate([prompt], GREEDY, sample_keys=["a"])
+    prefilled = prompt.with_prefill(whole.token_ids[:4])
+    (rest,) = tiny_lm.generate([prefilled], GREEDY, sample_keys=["b"])
+    n = min(len(whole.token_ids) - 4, len(rest.token_ids))
+    assert n > 3
+    assert rest.token_ids[:n] == whole.token_ids[4 : 4 + n]
+    assert rest.sequence.segments[9:13] == (Segment.PREFILL,) * 4
+
+
+def test_bfloat16_generates_and_agrees_with_itself(tiny_lm_bf16: HookedLM) -> None:
+    """bfloat16 rounds differently for other batch shapes, so only the first tokens must agree."""
+    together = texts(generate(tiny_lm_bf16, GREEDY))
+    alone = texts([generate(tiny_lm_bf16, GREEDY, [row])[0] for row in range(len(LENGTHS))])
+    agree = [a[:3] == b[:3] for a, b in zip(together, alone, strict=True)]
+    assert np.mean(agree) > 0.7
+
+
+def test_generate_refuses_what_does_not_fit(tiny_lm: HookedLM) -> None:
+    prompts = random_sequences(tiny_lm.d_vocab, (5, 6))
+    with pytest.raises(ModelError, match="got 2 prompts and 1 keys"):
+        tiny_lm.generate(prompts, SAMPLED, sample_keys=["a"])
+    answered = prompts[0].with_response([9])
+    with pytest.raises(ModelError, match="prompt 0 already ends in RESPONSE tokens"):
+        tiny_lm.generate([answered], SAMPLED, sample_keys=["a"])
+    with pytest.raises(ModelError, match="at least one sequence"):
+        tiny_lm.generate([], SAMPLED, sample_keys=[])
+
+
+def test_cleanup_when_a_hook_fails_while_decoding(tiny_lm: HookedLM) -> None:
+    """The autouse check sees what is left on; here only that the error comes through."""
+
+    def failing(_resid: Tensor, chunk: TokenChunk) -> None:
+        if bool((chunk.response_index == 3).any()):
+            raise ZeroDivisionError
+
+    hook: ResidHook = failing
+    with pytest.raises(ZeroDivisionError), tiny_lm.hooks({0: hook}):
+        generate(tiny_lm)
+    assert texts(generate(tiny_lm)) == texts(generate(tiny_lm))
+
+
+def test_text_is_decoded_without_special_tokens(tiny_lm: HookedLM) -> None:
+    (prompt,) = random_sequences(tiny_lm.d_vocab, (4,))
+    (generation,) = tiny_lm.generate([prompt], SAMPLED, sample_keys=["a"])
+    words = [tiny_lm.tokenizer.convert_ids_to_tokens(i) for i in generation.token_ids]
+    assert generation.text.split() == [w for w in words if not w.startswith("<|")]
+
+
+def test_a_generation_checks_itself(tiny_lm: HookedLM) -> None:
+    prompt = TokenizedPrompt(token_ids=(1, 8), segments=(0, 2))
+    with pytest.raises(ModelError, match="one logprob per token"):
+        Generation(prompt=prompt, token_ids=(9,), stop_reason="length", logprobs=(), text="")

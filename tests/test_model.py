@@ -1,0 +1,284 @@
+"""HookedLM against plain Hugging Face forwards and plain PyTorch hooks; hooks come and go cleanly."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from conftest import Pair, attached_hooks, save_tiny, tiny_tokenizer
+from interp_steer.errors import ModelError
+from interp_steer.model import HookedLM
+from interp_steer.tokens import ResidHook, Segment, TokenChunk, TokenizedPrompt
+from reference import plain_forward, random_sequences
+
+LENGTHS = (40, 3, 23, 1, 39)
+# Float32 noise of logits and residuals, relative to their largest size: measured 4e-7 to 3e-6 on
+# these models. A position off by one, a window off by one or an unmasked padding token moves them
+# by more than 1e-2.
+NOISE = 2e-5
+# bfloat16 keeps 8 bits (2^-8 = 0.4 % a rounding); three blocks of a dozen roundings each.
+NOISE_BF16 = 0.05
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference over the largest expected size."""
+    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+
+
+def reading(into: dict[int, list[tuple[Tensor, TokenChunk]]], layer: int) -> ResidHook:
+    """A hook that keeps what it sees and changes nothing."""
+
+    def hook(resid: Tensor, chunk: TokenChunk) -> None:
+        into.setdefault(layer, []).append((resid.clone(), chunk))
+
+    return hook
+
+
+def logits_of(lm: HookedLM, sequences: list[TokenizedPrompt], chunk: int | None = None) -> Tensor:
+    """Logits of a forward."""
+    logits = lm.forward(sequences, chunk=chunk)
+    assert logits is not None
+    return logits
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 7])
+def test_batched_padded_chunked_logits_equal_single_unpadded_ones(
+    pair: Pair, chunk: int | None
+) -> None:
+    sequences = random_sequences(pair.lm.d_vocab, LENGTHS)
+    logits = logits_of(pair.lm, sequences, chunk)
+    assert logits.shape == (len(LENGTHS), max(LENGTHS), pair.lm.d_vocab)
+    for row, sequence in enumerate(sequences):
+        expected, _ = plain_forward(pair.plain, sequence.token_ids)
+        assert relative_error(logits[row, -len(sequence) :], expected) < NOISE
+
+
+def test_one_wrong_token_is_seen(pair: Pair) -> None:
+    """Control for the law above: its tolerance is far below the effect of one token."""
+    sequences = random_sequences(pair.lm.d_vocab, (3,))
+    ids = sequences[0].token_ids
+    changed = TokenizedPrompt(token_ids=(ids[0] - 1, *ids[1:]), segments=sequences[0].segments)
+    found = logits_of(pair.lm, [changed])[0, -1]
+    assert relative_error(found, logits_of(pair.lm, sequences)[0, -1]) > 100 * NOISE
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_hooks_see_what_plain_pytorch_hooks_see(pair: Pair, chunk: int | None) -> None:
+    sequences = random_sequences(pair.lm.d_vocab, LENGTHS)
+    seen: dict[int, list[tuple[Tensor, TokenChunk]]] = {}
+    layers = range(pair.lm.n_layers)
+    with pair.lm.hooks({layer: reading(seen, layer) for layer in layers}):
+        assert pair.lm.forward(sequences, return_logits=False, chunk=chunk) is None
+    for row, sequence in enumerate(sequences):
+        _, expected = plain_forward(pair.plain, sequence.token_ids)
+        for layer in layers:
+            parts = [resid[row][piece.is_real[row]] for resid, piece in seen[layer]]
+            assert relative_error(torch.cat(parts), expected[layer]) < NOISE
+            ids = torch.cat([piece.token_ids[row][piece.is_real[row]] for _, piece in seen[layer]])
+            assert tuple(ids.tolist()) == sequence.token_ids
+
+
+def test_edits_equal_edits_by_plain_pytorch_hooks(pair: Pair) -> None:
+    """An edit of response tokens only, at two layers, in a padded, chunked batch."""
+    lm, sequences = pair.lm, random_sequences(pair.lm.d_vocab, (30, 21, 35), n_response=9)
+    vector = torch.randn(lm.d_model, generator=torch.Generator().manual_seed(1))
+
+    def edit(resid: Tensor, chunk: TokenChunk) -> Tensor:
+        return torch.where((chunk.segments == Segment.RESPONSE)[..., None], resid + vector, resid)
+
+    with lm.hooks({0: edit, 2: edit}):
+        edited = {chunk: logits_of(lm, sequences, chunk) for chunk in (None, 5)}
+    for row, sequence in enumerate(sequences):
+
+        def plain_edit(resid: Tensor, n_prompt: int = sequence.n_prompt) -> Tensor:
+            return torch.cat([resid[:n_prompt], resid[n_prompt:] + vector])
+
+        edits = {0: plain_edit, 2: plain_edit}
+        expected, _ = plain_forward(pair.plain, sequence.token_ids, edits)
+        unedited, _ = plain_forward(pair.plain, sequence.token_ids)
+        assert relative_error(expected, unedited) > 100 * NOISE
+        for logits in edited.values():
+            assert relative_error(logits[row, -len(sequence) :], expected) < NOISE
+
+
+def test_bfloat16_stays_within_its_rounding(tiny_lm: HookedLM, tiny_lm_bf16: HookedLM) -> None:
+    sequences = random_sequences(tiny_lm.d_vocab, LENGTHS)
+    seen: dict[str, dict[int, list[tuple[Tensor, TokenChunk]]]] = {"exact": {}, "rounded": {}}
+    for name, lm in (("exact", tiny_lm), ("rounded", tiny_lm_bf16)):
+        with lm.hooks({layer: reading(seen[name], layer) for layer in range(lm.n_layers)}):
+            lm.forward(sequences, chunk=7)
+    assert seen["rounded"][0][0][0].dtype == torch.bfloat16
+    for layer in range(tiny_lm.n_layers):
+        for (exact, chunk), (rounded, _) in zip(
+            seen["exact"][layer], seen["rounded"][layer], strict=True
+        ):
+            if chunk.is_real.any():
+                is_real = chunk.is_real
+                assert relative_error(rounded[is_real], exact[is_real]) < NOISE_BF16
+
+
+def test_a_chunk_says_where_its_tokens_stand(tiny_lm: HookedLM) -> None:
+    sequences = random_sequences(tiny_lm.d_vocab, (9, 4), n_response=3)
+    seen: dict[int, list[tuple[Tensor, TokenChunk]]] = {}
+    with tiny_lm.hooks({1: reading(seen, 1)}):
+        tiny_lm.forward(sequences, chunk=4)
+    chunks = [chunk for _, chunk in seen[1]]
+    rows = {name: torch.cat([getattr(c, name) for c in chunks], dim=1)[1].tolist()
+            for name in ("segments", "positions", "response_index", "is_last_prompt")}
+    assert [c.token_ids.shape[1] for c in chunks] == [4, 4, 1]
+    assert rows["segments"] == [-1] * 5 + [Segment.USER] + [Segment.RESPONSE] * 3
+    assert rows["positions"] == [-1] * 5 + [0, 1, 2, 3]
+    assert rows["response_index"] == [-1] * 6 + [0, 1, 2]
+    assert rows["is_last_prompt"] == [False] * 5 + [True] + [False] * 3
+
+
+def test_hooks_run_outer_before_inner_and_in_the_order_given(tiny_lm: HookedLM) -> None:
+    calls: list[str] = []
+
+    def noting(name: str) -> ResidHook:
+        return lambda _resid, _chunk: calls.append(name)
+
+    sequences = random_sequences(tiny_lm.d_vocab, (4,))
+    with tiny_lm.hooks([(1, noting("a")), (1, noting("b"))]), tiny_lm.hooks({1: noting("c")}):
+        tiny_lm.forward(sequences)
+    tiny_lm.forward(sequences)
+    assert calls == ["a", "b", "c"]
+
+
+def test_the_callers_own_bridge_hooks_stay_and_fire(tiny_lm: HookedLM) -> None:
+    """On resid_post, inside attention (whose bridge is otherwise bypassed), and plain PyTorch ones."""
+    bridge, fired = tiny_lm.bridge, []
+
+    def own(tensor: Tensor, *, hook: object) -> None:
+        fired.append(hook.name)
+
+    attention, plain = bridge.blocks[1].attn, bridge.blocks[2].mlp
+    bridge.blocks[0].hook_out.add_hook(own)
+    attention.hook_pattern.add_hook(own)
+    handle = plain.register_forward_hook(lambda *_: fired.append("plain"))
+    try:
+        with tiny_lm.hooks({0: lambda resid, _chunk: resid + 1}):
+            tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (5,)))
+        assert fired == ["blocks.0.hook_out", "blocks.1.attn.hook_pattern", "plain"]
+        assert len(bridge.blocks[0].hook_out.fwd_hooks) == 1
+    finally:
+        handle.remove()
+        bridge.blocks[0].hook_out.remove_hooks()
+        attention.hook_pattern.remove_hooks()
+
+
+def test_everything_is_restored_when_a_forward_fails(tiny_lm: HookedLM) -> None:
+    before = attached_hooks(tiny_lm)
+
+    def failing(_resid: Tensor, _chunk: TokenChunk) -> None:
+        assert attached_hooks(tiny_lm) != before  # the check above can tell
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), tiny_lm.hooks({0: failing, 2: failing}):
+        tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (5,)))
+    assert attached_hooks(tiny_lm) == before
+
+
+def test_everything_is_restored_when_attaching_fails_half_way(
+    tiny_lm: HookedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = attached_hooks(tiny_lm)
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise RuntimeError("planted")
+
+    point = tiny_lm.bridge.blocks[2].hook_out
+    monkeypatch.setattr(point, "add_hook", refuse)
+    hooks = dict.fromkeys((0, 2), lambda _resid, _chunk: None)
+    with pytest.raises(RuntimeError, match="planted"), tiny_lm.hooks(hooks):
+        pytest.fail("must not be entered")
+    assert attached_hooks(tiny_lm) == before
+
+
+def test_hooks_refuse_an_unknown_layer_before_attaching_any(tiny_lm: HookedLM) -> None:
+    hooks = dict.fromkeys((0, 3), lambda _resid, _chunk: None)
+    before = attached_hooks(tiny_lm)
+    with (
+        pytest.raises(ModelError, match=r"layer must be 0\.\.2 \(zero-based\).*got 3"),
+        tiny_lm.hooks(hooks),
+    ):
+        pytest.fail("must not be entered")
+    assert attached_hooks(tiny_lm) == before
+
+
+def test_hooks_refuse_to_run_without_knowing_their_tokens(tiny_lm: HookedLM) -> None:
+    with (
+        pytest.raises(ModelError, match="outside HookedLM.forward"),
+        tiny_lm.hooks({0: lambda _resid, _chunk: None}),
+    ):
+        tiny_lm.bridge(torch.tensor([[1, 8, 9]]))
+
+
+@pytest.mark.parametrize("wrong", [lambda r: r[:, :1], lambda r: r.double()])
+def test_hooks_must_return_the_shape_and_dtype_they_got(tiny_lm: HookedLM, wrong: object) -> None:
+    hook: ResidHook = lambda resid, _chunk: wrong(resid)  # noqa: E731
+    with pytest.raises(ModelError, match="shape and dtype"), tiny_lm.hooks({0: hook}):
+        tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (5,)))
+
+
+def test_bypassing_bridge_components_changes_nothing_but_noise(tiny_lm: HookedLM) -> None:
+    sequence = random_sequences(tiny_lm.d_vocab, (30,))
+    bridged = tiny_lm.bridge(torch.tensor([sequence[0].token_ids]))
+    assert relative_error(logits_of(tiny_lm, sequence), bridged) < NOISE
+
+
+def test_forward_refuses_what_does_not_fit(tiny_lm: HookedLM) -> None:
+    with pytest.raises(ModelError, match="97 tokens, longer than the model's context of 96"):
+        tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (5, 97)))
+    with pytest.raises(ModelError, match="at least one sequence"):
+        tiny_lm.forward([])
+    with pytest.raises(ModelError, match="sequence 0 is empty"):
+        tiny_lm.forward([TokenizedPrompt(token_ids=(), segments=())])
+    with pytest.raises(ModelError, match="chunk must be at least 1"):
+        tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (5,)), chunk=0)
+
+
+def test_load_refuses_what_is_not_a_model(tmp_path) -> None:
+    with pytest.raises(ModelError, match="a local directory.*config.json"):
+        HookedLM.load(tmp_path)
+
+
+def test_wrapping_refuses_what_it_cannot_hook(tiny_lm: HookedLM) -> None:
+    with pytest.raises(ModelError, match="wraps a TransformerLens TransformerBridge, got Linear"):
+        HookedLM(torch.nn.Linear(2, 2))
+
+    class Headless:
+        """A bridge whose adapter offers no residual hooks."""
+
+        cfg, original_model, hook_dict = tiny_lm.bridge.cfg, tiny_lm.bridge.original_model, {}
+
+    with pytest.raises(ModelError, match=r"lacks blocks\.0\.hook_resid_post"):
+        HookedLM(Headless())
+
+
+def test_wrapping_refuses_training_mode(tmp_path) -> None:
+    bridge = TransformerBridge.boot_transformers(str(save_tiny(tmp_path)), device="cpu")
+    bridge.train()
+    with pytest.raises(ModelError, match=r"training mode.*bridge\.eval\(\)"):
+        HookedLM(bridge)
+    assert HookedLM(bridge.eval()).n_layers == 3
+
+
+def test_identity_follows_weights_and_template(tiny_lm: HookedLM, tmp_path) -> None:
+    same = HookedLM.load(save_tiny(tmp_path / "tiny-mistral"))
+    assert same.identity() == tiny_lm.identity()
+    assert same.identity()["model"] == "tiny-mistral"
+    other = HookedLM.load(save_tiny(tmp_path / "other", seed=1)).identity()
+    differs = {name for name, value in other.items() if value != same.identity()[name]}
+    assert differs == {"model", "weights"}
+    same.tokenizer.chat_template += " "
+    assert same.identity()["chat_template"] != tiny_lm.identity()["chat_template"]
+
+
+def test_a_model_without_tokenizer_says_so(tmp_path) -> None:
+    bridge = TransformerBridge.boot_transformers(
+        str(save_tiny(tmp_path)), device="cpu", tokenizer=tiny_tokenizer()
+    )
+    bridge.tokenizer = None
+    with pytest.raises(ModelError, match="without one"):
+        HookedLM(bridge).decode([7])
