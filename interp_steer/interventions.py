@@ -1,0 +1,145 @@
+"""The three interventions as pure functions of projections; no model, no hook, no token.
+
+Why apart: each method is one line of arithmetic on rho = <h, v_hat>, and its laws can be proved on
+numbers alone. All three are the same law with other constants,
+
+    fired  = rho < gate
+    rho'   = min(rho + offset + gain * (pivot - rho), cap)      where fired, rho elsewhere
+    h'     = h + (rho' - rho) * v_hat                           where rho' differs, h elsewhere
+
+which is how a hook can apply another method to every row of a batch at once. Directions here are
+always "aligned is up"; `specs` maps the reversed direction onto it by v_hat -> -v_hat. What this
+does not establish: that moving a projection changes behaviour.
+
+Source: arXiv 2604.08169v2, equations 3-5; cap from the authors' published payloads.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp_steer.errors import SteeringError
+
+Number = float | int | Float[Tensor, "..."]
+"""A constant of a law: one value for all tokens, or a tensor that broadcasts over them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """What one intervention does to a projection, in projection units (activation units)."""
+
+    gate: Number
+    """Tokens with rho below it fire; +inf fires on every token."""
+    gain: Number
+    """Share of the way to `pivot` that is added; 0 none, 1 onto it, 2 the mirror image."""
+    pivot: Number
+    """Projection that `gain` pulls towards; finite."""
+    offset: Number
+    """Constant added to the projection."""
+    cap: Number
+    """Upper limit of the new projection; +inf for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """What a law does to each token."""
+
+    shift: Float[Tensor, "*batch"]
+    """rho' - rho; exactly 0 where not fired."""
+    fired: Bool[Tensor, "*batch"]
+    """The gate let the law act."""
+    capped: Bool[Tensor, "*batch"]
+    """Fired, and the cap shortened the move."""
+
+
+def swfc_law(*, alpha: Number, delta_mu: Number) -> Law:
+    """Return steering with a fixed coefficient: rho' = rho + alpha * delta_mu, every token."""
+    return Law(gate=math.inf, gain=0.0, pivot=0.0, offset=alpha * delta_mu, cap=math.inf)
+
+
+def sttp_law(*, threshold: Number, target: Number) -> Law:
+    """Return steering to a target projection: rho' = target where rho < threshold."""
+    return Law(gate=threshold, gain=1.0, pivot=target, offset=0.0, cap=math.inf)
+
+
+def stmp_law(*, threshold: Number, alpha: Number, cap: Number | None = None) -> Law:
+    """Return steering to a mirrored projection: rho' = min(rho + 2 alpha (threshold - rho), cap).
+
+    Raises:
+        SteeringError: if `cap` and `threshold` are numbers and cap < threshold (the cap would pull
+            tokens down that the method lifts).
+    """
+    limit = math.inf if cap is None else cap
+    if not isinstance(limit, Tensor) and not isinstance(threshold, Tensor) and limit < threshold:
+        raise SteeringError(
+            f"expected a cap at or above the threshold {threshold:.4g}, got cap {limit:.4g}; raise "
+            "cap_sigmas, or turn the cap off with cap_sigmas=None"
+        )
+    return Law(gate=threshold, gain=2.0 * alpha, pivot=threshold, offset=0.0, cap=limit)
+
+
+def move(rho: Float[Tensor, "*batch"], law: Law) -> Move:
+    """Apply `law` to projections; the shift is computed directly, not as a difference of rho's."""
+    room = law.cap - rho
+    wanted = law.offset + law.gain * (law.pivot - rho)
+    fired = rho < law.gate
+    return Move(
+        shift=torch.where(fired, torch.minimum(wanted, room), 0.0),
+        fired=fired,
+        capped=fired & (wanted > room),
+    )
+
+
+def swfc(
+    rho: Float[Tensor, "*batch"], *, alpha: Number, delta_mu: Number
+) -> Float[Tensor, "*batch"]:
+    """Return rho + alpha * delta_mu (equation 3)."""
+    return rho + move(rho, swfc_law(alpha=alpha, delta_mu=delta_mu)).shift
+
+
+def sttp(
+    rho: Float[Tensor, "*batch"], *, threshold: Number, target: Number
+) -> Float[Tensor, "*batch"]:
+    """Return `target` where rho < threshold, rho elsewhere (equation 4)."""
+    return rho + move(rho, sttp_law(threshold=threshold, target=target)).shift
+
+
+def stmp(
+    rho: Float[Tensor, "*batch"], *, threshold: Number, alpha: Number, cap: Number | None = None
+) -> Float[Tensor, "*batch"]:
+    """Return min(rho + 2 alpha (threshold - rho), cap) where rho < threshold (equation 5).
+
+    Raises:
+        SteeringError: if `cap` is below `threshold`.
+    """
+    return rho + move(rho, stmp_law(threshold=threshold, alpha=alpha, cap=cap)).shift
+
+
+def project(
+    h: Float[Tensor, "*batch d_model"], v_hat: Float[Tensor, "d_model"]
+) -> Float[Tensor, "*batch"]:
+    """Return rho = <h, v_hat> in float32, whatever the dtype of `h`."""
+    return h.to(torch.float32) @ v_hat
+
+
+def edit(
+    h: Float[Tensor, "*batch d_model"],
+    direction: Float[Tensor, "... d_model"],
+    shift: Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch d_model"]:
+    """Return h + shift * direction in the dtype of `h`; tokens with zero shift keep their bits.
+
+    The sum is formed in float32 (float64 if `h` is float64) and rounded once. Bits are kept by
+    selection: adding a zero would turn -0.0 into 0.0.
+
+    Args:
+        h: residual stream; never written to.
+        direction: unit vector, one for all tokens or one that broadcasts over them.
+        shift: signed distance along `direction`, in activation units.
+    """
+    wide = h.to(torch.promote_types(h.dtype, torch.float32))
+    moved = (wide + shift[..., None] * direction).to(h.dtype)
+    return torch.where((shift != 0)[..., None], moved, h)

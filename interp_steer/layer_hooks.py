@@ -1,0 +1,259 @@
+"""The hook of one layer: every row of a batch with its own law, gate, scope and direction.
+
+Why apart: a sweep packs many cells into one batch, so a hook may not loop over rows, may not touch
+rows that ask for nothing at its layer, and may not wait for the device. All constants are stacked
+once; a forward pass gathers them again only when rows have left the batch. Nothing here decides
+what to steer (`specs`) or how the hook is attached (`steering`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_steer.errors import SteeringError
+from interp_steer.interventions import Law, edit, move, project
+from interp_steer.scopes import ScopeBounds
+from interp_steer.specs import LayerSteering
+from interp_steer.tokens import TokenChunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowConstants:
+    """The constants of one layer, stacked over slots or gathered for the rows of a batch."""
+
+    sign: Float[Tensor, "row 1"]
+    """+1 aligned, -1 reversed."""
+    gate: Float[Tensor, "row 1"]
+    """`Law.gate`, like all constants of the law in the coordinates sign * rho."""
+    gain: Float[Tensor, "row 1"]
+    """`Law.gain`."""
+    pivot: Float[Tensor, "row 1"]
+    """`Law.pivot`."""
+    offset: Float[Tensor, "row 1"]
+    """`Law.offset`."""
+    cap: Float[Tensor, "row 1"]
+    """`Law.cap`."""
+    has_prompt: Bool[Tensor, "row 1"]
+    """`ScopeBounds.has_prompt`."""
+    response_limit: Int[Tensor, "row 1"]
+    """`ScopeBounds.response_limit`."""
+    has_last_prompt: Bool[Tensor, "row 1"]
+    """`ScopeBounds.has_last_prompt`."""
+    direction: Float[Tensor, "row 1 d_model"] | Float[Tensor, "d_model"]
+    """Unit vector to edit along; a single one where no row has a control direction."""
+
+    @classmethod
+    def stack(
+        cls, slots: Sequence[LayerSteering], v_hat: Float[Tensor, "d_model"]
+    ) -> "RowConstants":
+        """Stack resolved specs, one slot each."""
+        bounds = [slot.spec.token_scope.bounds() for slot in slots]
+        if any(slot.direction is not None for slot in slots):
+            own = [v_hat if slot.direction is None else slot.direction for slot in slots]
+            direction = torch.stack(own)[:, None]
+        else:
+            direction = v_hat
+        return cls(
+            sign=torch.tensor([[float(slot.sign)] for slot in slots]),
+            **{
+                name: torch.tensor([[float(getattr(slot.law, name))] for slot in slots])
+                for name in ("gate", "gain", "pivot", "offset", "cap")
+            },
+            has_prompt=torch.cat([b.has_prompt for b in bounds]),
+            response_limit=torch.cat([b.response_limit for b in bounds]),
+            has_last_prompt=torch.cat([b.has_last_prompt for b in bounds]),
+            direction=direction,
+        )
+
+    def take(self, slots: Int[Tensor, "chosen"]) -> "RowConstants":
+        """Return the constants of the given slots, one row each."""
+        stacked = {field.name: getattr(self, field.name) for field in fields(self)}
+        return RowConstants(
+            **{
+                name: value if value.ndim == 1 else value.index_select(0, slots)
+                for name, value in stacked.items()
+            }
+        )
+
+    def to(self, device: torch.device) -> "RowConstants":
+        """Return the constants on `device`."""
+        return RowConstants(
+            **{field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        )
+
+    @property
+    def law(self) -> Law:
+        """The laws of all rows as one."""
+        return Law(
+            gate=self.gate, gain=self.gain, pivot=self.pivot, offset=self.offset, cap=self.cap
+        )
+
+    @property
+    def scope(self) -> ScopeBounds:
+        """The scopes of all rows as one."""
+        return ScopeBounds(
+            has_prompt=self.has_prompt,
+            response_limit=self.response_limit,
+            has_last_prompt=self.has_last_prompt,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CompiledLayer:
+    """Everything that a plan does at one layer."""
+
+    layer: int
+    """Zero-based."""
+    v_hat: Float[Tensor, "d_model"]
+    """Unit direction of the probe, float32."""
+    slots: tuple[LayerSteering, ...]
+    """The different specs at this layer."""
+    slot_of_row: Int[Tensor, "row"] | None
+    """Slot of every row of the call, -1 where it is not steered here; None if all rows have
+    slot 0, however many there are."""
+
+    def of_row(self, row: int) -> LayerSteering | None:
+        """Return what is done to one row of the call at this layer, if anything."""
+        if self.slot_of_row is None:
+            return self.slots[0]
+        slot = int(self.slot_of_row[row])
+        return None if slot < 0 else self.slots[slot]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookRecord:
+    """What one layer's hook saw and did in one forward call, for the rows it steers."""
+
+    steering: CompiledLayer
+    """The layer and its specs."""
+    rows: Int[Tensor, "batch"]
+    """Index of each row in the call."""
+    positions: Int[Tensor, "batch pos"]
+    """Position in the sequence; -1 at padding."""
+    in_scope: Bool[Tensor, "batch pos"]
+    """The scope let the method look at the token."""
+    fired: Bool[Tensor, "batch pos"]
+    """In scope, and the gate let the method act."""
+    capped: Bool[Tensor, "batch pos"]
+    """Fired, and shortened by the cap."""
+    projection_before: Float[Tensor, "batch pos"]
+    """<h, v_hat> as it arrived, activation units."""
+    projection_after: Float[Tensor, "batch pos"]
+    """<h', v_hat> as it left, rounded to the model's dtype."""
+    delta_norm: Float[Tensor, "batch pos"]
+    """|h' - h|."""
+    norm: Float[Tensor, "batch pos"]
+    """|h|."""
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """Receives what hooks did, within the forward pass: it must not wait for the device."""
+
+    def record(self, record: HookRecord) -> None:
+        """Keep `record`; its tensors are not written to afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """The rows of the present batch that this layer steers."""
+
+    index: Int[Tensor, "chosen"] | None
+    """Where they stand in the batch; None for all of it."""
+    constants: RowConstants
+    """Their constants, row by row (or one row for all)."""
+
+
+class LayerHook:
+    """Callable for `HookedLM.hooks`. Holds the gathered constants of the batch it saw last."""
+
+    def __init__(self, compiled: CompiledLayer, recorder: Recorder | None = None) -> None:
+        self.compiled = compiled
+        self._recorder = recorder
+        self._rows: Tensor | None = None
+        self._chosen: _Chosen | None = None
+        self._is_first_call = True
+        self._stacked = RowConstants.stack(compiled.slots, compiled.v_hat)
+        self._v_hat = compiled.v_hat
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], chunk: TokenChunk
+    ) -> Float[Tensor, "batch pos d_model"] | None:
+        """Return the steered residual stream, or None where no row of the batch is steered."""
+        if resid.device != self._v_hat.device:
+            self._v_hat = self._v_hat.to(resid.device)
+            self._stacked = self._stacked.to(resid.device)
+            self._rows = None
+        if self._rows is not chunk.rows:  # the same object as long as no row leaves the batch
+            self._chosen = self._choose(chunk.rows)
+            self._rows = chunk.rows
+            self._is_first_call = False
+        if self._chosen is None:
+            return None
+        index = self._chosen.index
+        if index is None:
+            return self._steer(resid, chunk, self._chosen.constants)
+        steered = self._steer(
+            resid.index_select(0, index), _take_rows(chunk, index), self._chosen.constants
+        )
+        return resid.index_copy(0, index, steered)
+
+    def _choose(self, rows: Int[Tensor, "batch"]) -> _Chosen | None:
+        """Gather the constants of the rows in the batch."""
+        slot_of_row = self.compiled.slot_of_row
+        if slot_of_row is None:
+            return _Chosen(index=None, constants=self._stacked)
+        self._check_row_count(rows.numel(), slot_of_row.numel())
+        slots = slot_of_row.to(rows.device).index_select(0, rows)
+        if bool((slot_of_row >= 0).all()):
+            return _Chosen(index=None, constants=self._stacked.take(slots))
+        index = (slots >= 0).nonzero().squeeze(1)  # waits for the device: only when rows change
+        if not index.numel():
+            return None
+        return _Chosen(index=index, constants=self._stacked.take(slots.index_select(0, index)))
+
+    def _check_row_count(self, n_rows: int, n_specs: int) -> None:
+        """Refuse a call with another number of rows than the plan; rows may leave later on."""
+        if n_rows > n_specs or (self._is_first_call and n_rows != n_specs):
+            raise SteeringError(
+                f"expected a call with {n_specs} sequences, one per spec of the plan, got "
+                f"{n_rows}; give SteeringPlan one spec (or None) per sequence of the call"
+            )
+
+    def _steer(
+        self, h: Float[Tensor, "batch pos d_model"], chunk: TokenChunk, constants: RowConstants
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Apply every row's law to its tokens in scope."""
+        rho = project(h, self._v_hat)
+        moved = move(constants.sign * rho, constants.law)
+        in_scope = constants.scope.mask(chunk)
+        shift = torch.where(in_scope, constants.sign * moved.shift, 0.0)
+        steered = edit(h, constants.direction, shift)
+        if self._recorder is not None:
+            self._recorder.record(
+                HookRecord(
+                    steering=self.compiled,
+                    rows=chunk.rows,
+                    positions=chunk.positions,
+                    in_scope=in_scope,
+                    fired=moved.fired & in_scope,
+                    capped=moved.capped & in_scope,
+                    projection_before=rho,
+                    projection_after=project(steered, self._v_hat),
+                    delta_norm=(steered.to(torch.float32) - h.to(torch.float32)).norm(dim=-1),
+                    norm=h.to(torch.float32).norm(dim=-1),
+                )
+            )
+        return steered
+
+
+def _take_rows(chunk: TokenChunk, index: Int[Tensor, "chosen"]) -> TokenChunk:
+    """Return the chunk of some rows of the batch."""
+    return TokenChunk(
+        **{f.name: getattr(chunk, f.name).index_select(0, index) for f in fields(chunk)}
+    )
