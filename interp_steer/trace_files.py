@@ -1,0 +1,82 @@
+"""The columns of a trace table, and trace tables on disk.
+
+Why apart: views and analyses need the columns and the files, not the recorder or a model. A file is
+written whole or not at all, and one with other columns is refused by name.
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from interp_steer.errors import SteeringError
+from interp_steer.files import atomic_write_table, read_table
+
+TRACE_SCHEMA = pa.schema(
+    [
+        pa.field("sample", pa.string(), nullable=False),
+        pa.field("scenario", pa.string(), nullable=False),
+        pa.field("side", pa.string(), nullable=False),
+        pa.field("turn", pa.int32(), nullable=False),
+        pa.field("pos", pa.int32(), nullable=False),
+        pa.field("token_id", pa.int32(), nullable=False),
+        pa.field("token", pa.string(), nullable=False),
+        pa.field("segment", pa.string(), nullable=False),
+        pa.field("layer", pa.int32(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("direction", pa.string(), nullable=False),
+        pa.field("scope", pa.string(), nullable=False),
+        pa.field("alpha", pa.float64(), nullable=False),
+        pa.field("in_scope", pa.bool_(), nullable=False),
+        pa.field("projection_before", pa.float32(), nullable=False),
+        pa.field("projection_after", pa.float32(), nullable=False),
+        pa.field("boundary", pa.float64(), nullable=False),
+        pa.field("threshold", pa.float64()),
+        pa.field("target", pa.float64()),
+        pa.field("cap", pa.float64()),
+        pa.field("fired", pa.bool_(), nullable=False),
+        pa.field("capped", pa.bool_(), nullable=False),
+        pa.field("delta_norm", pa.float32(), nullable=False),
+        pa.field("relative_norm", pa.float32(), nullable=False),
+        pa.field("logprob", pa.float32()),
+    ]
+)
+"""One row a token and steered layer, ordered by sequence, layer and position. `threshold` is null
+for swfc (no gate), `target` but for sttp, `cap` where none is in force, `logprob` but for sampled
+tokens; norms in activation units, `relative_norm` = |h' - h| / |h| (0 where h is 0)."""
+
+
+def write_traces(table: pa.Table, path: Path | str) -> None:
+    """Write a trace table as parquet; the file appears whole or not at all.
+
+    Raises:
+        SteeringError: if the table has not exactly the columns of `TRACE_SCHEMA`.
+    """
+    _check_schema(table.schema, "the table")
+    atomic_write_table(path, table)
+
+
+def read_traces(path: Path | str) -> pa.Table:
+    """Read a trace table.
+
+    Raises:
+        RunError: if the file is missing or damaged.
+        SteeringError: if it has not exactly the columns of `TRACE_SCHEMA`.
+    """
+    table = read_table(path, remedy="record the trace again")
+    _check_schema(table.schema, str(path))
+    return table
+
+
+def _check_schema(schema: pa.Schema, name: str) -> None:
+    """Refuse other columns or types than those of `TRACE_SCHEMA`, by name."""
+    wrong = [
+        field.name
+        for field in TRACE_SCHEMA
+        if field.name not in schema.names or schema.field(field.name).type != field.type
+    ]
+    extra = [column for column in schema.names if column not in TRACE_SCHEMA.names]
+    if wrong or extra:
+        raise SteeringError(
+            f"{name} is no trace table: missing or of another type: {', '.join(wrong) or 'none'}; "
+            f"unknown: {', '.join(extra) or 'none'}; make it with TraceRecorder.table"
+        )
