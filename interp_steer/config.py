@@ -1,0 +1,128 @@
+"""What each stage can be told, in one place that imports nothing heavy.
+
+The command line builds its `--help` from these dataclasses, and must do so before any model code is
+imported. Defaults are the demo's; the grids are subsets of the paper's table B.2.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+FitMethod = Literal["logistic", "logistic_sklearn_default", "mean_difference"]
+MethodName = Literal["swfc", "sttp", "stmp"]
+
+PAPER_GRID: dict[str, tuple[float, ...]] = {
+    "swfc": (1, 2, 3, 4, 5),
+    "sttp": (0, 6, 12, 18, 24, 30, 36),
+    "stmp": (1, 1.5, 2, 2.5, 3, 3.5, 4),
+}
+"""Coefficients of table B.2."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingConfig:
+    """How responses are sampled (pinned by the run)."""
+
+    max_new_tokens: int = 1024
+    """Upper limit on response tokens; clamped to the model's context."""
+    temperature: float = 0.6
+    """0 is greedy."""
+    top_p: float = 0.9
+    """Nucleus mass, in (0, 1]."""
+    seed: int = 42
+    """Seed of every random number of the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """On-policy training responses, their residuals, and the probes."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Sampling of responses, here and in the sweep."""
+    responses_per_scenario: int = 1
+    """Responses of each side to each training scenario (the paper's sources use 1 and 5)."""
+    probe: FitMethod = "logistic"
+    """Exact L2 logistic regression, scikit-learn's defaults, or the mean difference."""
+    batch_size: int = 64
+    """Rows generated together."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The model's dtype; edits and probes are computed in float32 or better whatever it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectConfig:
+    """Per-token projections of the training responses (teacher-forced), for the figures."""
+
+    projected_responses: int | None = None
+    """Responses of each side whose tokens are projected; None takes all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepConfig:
+    """A screen on selection scenarios, then finalists and controls on the reporting scenarios."""
+
+    layers: tuple[int, ...] = ()
+    """Layers to screen; by default every layer that has a probe."""
+    methods: tuple[MethodName, ...] = ("swfc", "sttp", "stmp")
+    """Interventions to screen."""
+    alphas: tuple[float, ...] = ()
+    """One grid of coefficients for every method; by default each has its own, below."""
+    swfc_alphas: tuple[float, ...] = (1, 2, 4)
+    """Multiples of delta_mu."""
+    sttp_alphas: tuple[float, ...] = (0, 6, 12)
+    """Multiples of sigma+ above mu+."""
+    stmp_alphas: tuple[float, ...] = (1, 2, 3)
+    """Multiples of the mirror step."""
+    scopes: tuple[str, ...] = ("all", "response")
+    """Which tokens: all, response, prompt, first:K."""
+    selection_scenarios: int = 16
+    """Test scenarios that choose; all others report. At most half of the test scenarios."""
+    reporting_scenarios: int | None = None
+    """At most so many reporting scenarios, balanced by category; None takes all that are left."""
+    finalists: int = 2
+    """Best cells of each method and scope that go on to the reporting scenarios."""
+    control_draws: int = 8
+    """Draws of each kind of control at each operating point; 0 leaves controls out."""
+    control_scenarios: int = 24
+    """Reporting scenarios (balanced by category) that the controls answer."""
+    coherence_share: float = 0.9
+    """Share of the aligned baseline's coherence that an operating point must keep."""
+    judge: str = "exact"
+    """Who scores: exact (the bundled model's parser)."""
+    batch_size: int = 256
+    """Rows generated together."""
+
+    def grid(self) -> dict[str, tuple[float, ...]]:
+        """Coefficients by method."""
+        grids = {"swfc": self.swfc_alphas, "sttp": self.sttp_alphas, "stmp": self.stmp_alphas}
+        return {method: self.alphas or grids[method] for method in self.methods}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceConfig:
+    """What one trace shows."""
+
+    method: MethodName = "sttp"
+    """The intervention."""
+    layer: int | None = None
+    """Steered layer; None takes that of the method's operating point in the scope."""
+    alpha: float | None = None
+    """Coefficient; None takes that of the method's operating point in the scope."""
+    scope: str = "all"
+    """Which tokens: all, response, prompt, first:K."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """The whole pipeline on the bundled model."""
+
+    quick: bool = False
+    """Fewer layers, coefficients, scenarios and control draws; under a minute."""
+    full: bool = False
+    """The paper's whole grid on half of the test scenarios."""
+    out: Path | None = None
+    """Where to write; default runs/demo, runs/demo-quick or runs/demo-full."""
+    traits: tuple[str, ...] = ("honesty", "compassion")
+    """Traits of the bundled model."""

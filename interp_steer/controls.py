@@ -1,0 +1,89 @@
+"""The other directions of the controls: same gate, same signed shift, another unit vector.
+
+Recovery along the trait's direction means little unless an edit of the same size, at the same
+tokens, along another direction recovers nothing. Two kinds: a random unit vector, and the direction
+that the probe finds when labels are swapped in exactly half of the scenarios. A control that does
+recover something does not say why; in few dimensions a random direction is not orthogonal to the
+trait's.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_steer.cells import GridError, parse_control
+from interp_steer.planes import FitMethod
+from interp_steer.probes import shuffled_label_direction
+from interp_steer.readability import SidePair
+from interp_steer.residuals import ResidualPair
+
+
+class ControlDirections:
+    """Unit vectors for the controls, by draw and layer; made when first asked for, then kept."""
+
+    def __init__(
+        self,
+        pair: ResidualPair,
+        *,
+        scenario_ids: SidePair,
+        method: FitMethod = "logistic",
+        seed: int = 42,
+    ) -> None:
+        """Keep what the draws are made from.
+
+        Args:
+            pair: training residuals of both sides.
+            scenario_ids: scenario of each response, both sides.
+            method: how the trait's own probe was fitted; shuffled labels are fitted alike.
+            seed: with the draw's number it fixes the vector.
+        """
+        self._pair, self._ids = pair, scenario_ids
+        self._method: FitMethod = method
+        self._seed = seed
+        self._known: dict[tuple[str, int], Float[Tensor, d_model]] = {}
+
+    def direction(self, control: str, layer: int) -> Float[Tensor, "d_model"]:
+        """The unit vector u of one control at one layer, float32.
+
+        Args:
+            control: random_direction:I or shuffled_labels:I.
+            layer: zero-based.
+
+        Raises:
+            GridError: an unknown control, or a layer without residuals.
+        """
+        if (control, layer) not in self._known:
+            self._known[control, layer] = self._draw(control, layer)
+        return self._known[control, layer]
+
+    def _draw(self, control: str, layer: int) -> Float[Tensor, "d_model"]:
+        kind, draw = parse_control(control)
+        aligned, malicious = self._pair.aligned, self._pair.malicious
+        if layer not in aligned.layers:
+            raise GridError(
+                f"no residuals of layer {layer}, so no control there; the run has layers "
+                f"{', '.join(map(str, aligned.layers))}"
+            )
+        if kind == "random_direction":
+            d_model = aligned.values.shape[-1]
+            return random_direction(d_model, draw=draw, layer=layer, seed=self._seed)
+        place = aligned.layers.index(layer)
+        directions = shuffled_label_direction(
+            aligned.values[:, place : place + 1],
+            malicious.values[:, place : place + 1],
+            scenario_ids=self._ids,
+            draw=draw,
+            seed=self._seed,
+            method=self._method,
+        )
+        return directions[0]
+
+
+def random_direction(
+    d_model: int, *, draw: int, layer: int, seed: int = 42
+) -> Float[Tensor, "d_model"]:
+    """A unit vector, uniform on the sphere, that depends on (seed, draw, layer) alone."""
+    mixed = (seed * 1_000_003 + draw) * 1_000_003 + layer
+    generator = torch.Generator().manual_seed(mixed % (2**63))
+    vector = torch.randn(d_model, generator=generator, dtype=torch.float64)
+    return (vector / vector.norm()).float()
