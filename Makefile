@@ -1,0 +1,59 @@
+# Every target works from a fresh clone with python3 (3.11 or newer) and make. The first one that
+# needs it installs the pinned versions of requirements.lock into .venv, once.
+SHELL := /bin/sh
+PYTHON ?= python3
+# Worker processes of the test suite. Each loads its own models on one thread.
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo demo-quick demo-full test test-slow check lint train clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## install into .venv (every other target does so by itself)
+
+demo: $(STAMP) ## the whole protocol on the bundled model, into runs/demo
+	$(BIN)/interp-steer demo
+
+demo-quick: $(STAMP) ## the same in under a minute, into runs/demo-quick
+	$(BIN)/interp-steer demo --quick
+
+demo-full: $(STAMP) ## the paper's whole grid on the bundled model
+	$(BIN)/interp-steer demo-full
+
+test: $(STAMP) ## the default test suite, under five minutes on two cores
+	@$(PYTEST) -m "not slow"
+
+test-slow: $(STAMP) ## the tests that are left to CI
+	@$(PYTEST) -m slow
+
+lint: $(STAMP) ## ruff and basedpyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+check: lint test ## ruff, basedpyright and the default tests
+
+train: $(STAMP) ## train the bundled model again from its seed
+	$(BIN)/python -m interp_steer.organism.train
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# torch goes first: once the pinned version is there, nothing that depends on torch looks for another.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "interp-steer needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another interpreter: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

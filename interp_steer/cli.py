@@ -1,0 +1,283 @@
+"""The command line: `interp-steer demo | fit | sweep | select | trace`.
+
+Results go to stdout, narration and progress to stderr. Exit codes: 0, 1 (the domain said no: one line
+that says what was expected, what arrived and what to do), 2 (usage). Nothing heavy is imported until
+a command runs, so that `--help` is quick.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from interp_steer.config import (
+    DemoConfig,
+    FitConfig,
+    ProjectConfig,
+    SweepConfig,
+    TraceConfig,
+)
+from interp_steer.errors import InterpSteerError
+
+if TYPE_CHECKING:
+    from interp_steer.pipeline import Traced
+    from interp_steer.runs import Run
+
+_INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """Options that contradict one another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """Options of every command."""
+
+    traceback: bool = False
+    """Show the traceback of an error."""
+    quiet: bool = False
+    """No narration on stderr but warnings and errors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """Run the whole pipeline on the bundled model, for both traits, and print the table."""
+
+    config: DemoConfig = field(default_factory=DemoConfig)
+    """What to run."""
+    common: Common = field(default_factory=Common)
+    """Options of every command."""
+
+    def run(self) -> str:
+        """Return the table, the paths of the figures and what to try next."""
+        from interp_steer.demo import run_demo
+
+        if self.config.quick and self.config.full:
+            raise UsageError("give --quick or --full, not both")
+        return run_demo(self.config).text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Sample training responses of both sides, capture residuals, fit a probe for every layer."""
+
+    model: str
+    """Local directory or hub name of a model that TransformerLens supports."""
+    scenarios: Path
+    """Scenario file, JSONL, one trait."""
+    out: Path
+    """Run directory to write; one that is there is resumed."""
+    config: FitConfig = field(default_factory=FitConfig)
+    """Sampling and probes."""
+    project: ProjectConfig = field(default_factory=ProjectConfig)
+    """Per-token projections."""
+    common: Common = field(default_factory=Common)
+    """Options of every command."""
+
+    def run(self) -> str:
+        """Return how readable the trait is at every layer."""
+        import torch
+
+        from interp_steer.model import HookedLM
+        from interp_steer.pipeline import fit, project
+        from interp_steer.study import Sources, start_study
+        from interp_steer.summary import probe_table
+
+        dtype = getattr(torch, self.config.dtype)
+        lm = HookedLM.load(self.model, device=self.config.device, dtype=dtype)
+        sources = Sources(model=self.model, scenarios=self.scenarios)
+        study = start_study(self.out, lm, sources, sampling=self.config.sampling)
+        probes = fit(study, self.config)
+        project(study, self.project)
+        return f"{probe_table(probes)}\n\nnext: interp-steer sweep {self.out}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Screen layers, coefficients and scopes, then finalists and controls; resumes what is there."""
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
+    """A run with probes."""
+    config: SweepConfig = field(default_factory=SweepConfig)
+    """Grid, scenarios, finalists and controls."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
+    common: Common = field(default_factory=Common)
+    """Options of every command."""
+
+    def run(self) -> str:
+        """Return the table of operating points and controls."""
+        from interp_steer.named_judges import load_judge
+        from interp_steer.pipeline import load_probes, select, sweep
+        from interp_steer.runs import Run
+        from interp_steer.study import reopen_study
+
+        run = Run.open(self.run_folder)
+        load_probes(run)
+        judge = load_judge(self.config.judge, str(run.manifest["trait"]))
+        study = reopen_study(self.run_folder, device=self.device)
+        sweep(study, self.config, judge=judge)
+        return _table(study.run, select(study.run))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Select:
+    """Choose operating points on the selection scenarios and report them on the others."""
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
+    """A run with a sweep."""
+    coherence_share: float | None = None
+    """Share of the aligned baseline's coherence to keep; the sweep's own by default."""
+    common: Common = field(default_factory=Common)
+    """Options of every command."""
+
+    def run(self) -> str:
+        """Return the table of operating points and controls."""
+        from interp_steer.pipeline import select
+        from interp_steer.runs import Run
+
+        run = Run.open(self.run_folder)
+        return _table(run, select(run, coherence_share=self.coherence_share))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """Steer one generation and show, token by token, what fired and how far it was moved."""
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
+    """A run with probes."""
+    config: TraceConfig = field(default_factory=TraceConfig)
+    """Method, layer, coefficient, scope."""
+    prompt: str | None = None
+    """What the user says; or give --scenario."""
+    system: str | None = None
+    """System prompt that goes with --prompt."""
+    scenario: str | None = None
+    """Id of one of the run's scenarios; or give --prompt."""
+    side: Literal["aligned", "malicious", "neutral"] = "malicious"
+    """Whose system prompt of the scenario is used."""
+    html: Path | None = None
+    """Also write the trace as one small HTML page."""
+    parquet: Path | None = None
+    """Also write the trace's rows."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
+    common: Common = field(default_factory=Common)
+    """Options of every command."""
+
+    def run(self) -> str:
+        """Return the trace as text, coloured where stdout is a terminal."""
+        from interp_steer.pipeline import trace
+        from interp_steer.runs import atomic_write_bytes
+        from interp_steer.study import reopen_study
+        from interp_steer.trace_files import write_traces
+        from interp_steer.trace_view import render_html, render_terminal
+
+        if (self.prompt is None) == (self.scenario is None):
+            raise UsageError("give either --prompt TEXT (with --system TEXT) or --scenario ID")
+        if self.system is not None and self.prompt is None:
+            raise UsageError("--system goes with --prompt; a scenario brings its own")
+        study = reopen_study(self.run_folder, device=self.device)
+        traced = self._traced(study.run)
+        table = trace(study, [traced])
+        if self.html is not None:
+            page = render_html(table, f"{traced.scenario}: {traced.cell.label}")
+            atomic_write_bytes(self.html, page.encode("utf-8"))
+        if self.parquet is not None:
+            write_traces(table, self.parquet)
+        return render_terminal(table).rstrip("\n")
+
+    def _traced(self, run: "Run") -> "Traced":
+        from interp_steer.errors import ScenarioError
+        from interp_steer.pipeline import Traced, cell_to_trace
+        from interp_steer.scenarios import Prompt
+        from interp_steer.study import run_scenarios
+
+        cell = cell_to_trace(run, self.config)
+        if self.prompt is not None:
+            prompt = Prompt.chat(self.prompt, self.system)
+            return Traced(cell=cell, prompt=prompt, scenario="prompt", side="neutral")
+        for scenario in run_scenarios(run):
+            if scenario.id == self.scenario:
+                prompt = scenario.prompt(self.side)
+                return Traced(cell=cell, prompt=prompt, scenario=scenario.id, side=self.side)
+        some = ", ".join(scenario.id for scenario in run_scenarios(run)[:3])
+        raise ScenarioError(
+            f"the run {run.path} has no scenario {self.scenario!r}; its ids are like {some}"
+        )
+
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Select, tyro.conf.subcommand("select")]
+    | Annotated[Trace, tyro.conf.subcommand("trace")]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code.
+
+    Args:
+        argv: arguments after the program's name; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["demo-full"]:
+        arguments[:1] = ["demo", "--full"]
+    try:
+        command = _parse(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    _narrate(command.common)
+    try:
+        print(command.run())
+    except UsageError as error:
+        return _refuse(f"{error}\nsee: interp-steer {arguments[0]} --help", 2)
+    except InterpSteerError as error:
+        if command.common.traceback:
+            raise
+        return _refuse(str(error), 1)
+    except KeyboardInterrupt:
+        return _refuse("stopped; the same command goes on from here", _INTERRUPTED)
+    return 0
+
+
+def _parse(arguments: list[str]) -> Demo | Fit | Sweep | Select | Trace:
+    return tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType] - a union of annotated classes is a form
+        prog="interp-steer",
+        description="Find, steer and diagnose a trait in the residual stream of a language model.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def _table(run: "Run", report: object) -> str:
+    from interp_steer.reporting import Report
+    from interp_steer.summary import report_table
+
+    if not isinstance(report, Report):
+        raise TypeError(f"expected a Report, got {type(report).__name__}")
+    title = f"{run.manifest['trait']} ({run.path})"
+    return f"{report_table(report, title=title)}\n\nwritten: {run.operating_points_file}"
+
+
+def _narrate(common: Common) -> None:
+    level = logging.WARNING if common.quiet else logging.INFO
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("interp_steer")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def _refuse(message: str, code: int) -> int:
+    print(f"interp-steer: {message}", file=sys.stderr)
+    return code

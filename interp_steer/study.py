@@ -1,0 +1,165 @@
+"""A study: one run directory together with the model, the scenarios and the sampling it is about.
+
+Opening one again loads the same model and the same scenarios and refuses others by name, so that no
+stage adds rows made under different conditions. That the weights are the same does not say that
+another machine's arithmetic is.
+"""
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from interp_steer.config import SamplingConfig
+from interp_steer.errors import ScenarioError
+from interp_steer.model import HookedLM
+from interp_steer.runs import Run
+from interp_steer.sampling import GenerationSettings
+from interp_steer.scenarios import Scenario, load_scenarios, scenario_hash
+
+PACKAGES = ("interp-steer", "torch", "transformers", "transformer-lens", "numpy", "scikit-learn")
+"""Packages whose versions a manifest records."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A run with the model, the scenarios and the sampling that it is about."""
+
+    run: Run
+    """Where artifacts go."""
+    lm: HookedLM
+    """The model."""
+    scenarios: tuple[Scenario, ...]
+    """All scenarios of one trait, both splits."""
+    sampling: SamplingConfig
+    """How responses are sampled."""
+
+    @property
+    def trait(self) -> str:
+        """The one trait of the scenarios."""
+        return self.scenarios[0].trait
+
+    @property
+    def settings(self) -> GenerationSettings:
+        """Sampling as the model takes it."""
+        return GenerationSettings(**asdict(self.sampling))
+
+    def split(self, name: str) -> tuple[Scenario, ...]:
+        """Scenarios of the training or the test split.
+
+        Raises:
+            ScenarioError: there are none.
+        """
+        found = tuple(scenario for scenario in self.scenarios if scenario.split == name)
+        if not found:
+            raise ScenarioError(
+                f"the scenario file has no scenario with split {name!r}; this stage needs some"
+            )
+        return found
+
+    @property
+    def pins(self) -> dict[str, object]:
+        """What may not change within the run."""
+        return {
+            **model_pins(self.lm),
+            "scenarios": scenario_hash(self.scenarios),
+            "generation": asdict(self.sampling),
+        }
+
+
+def model_pins(lm: HookedLM) -> dict[str, object]:
+    """The parts of a model's identity that change what it says; its name is not one of them."""
+    return {key: value for key, value in lm.identity().items() if key != "model"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where a run's model and scenarios come from, so that a later stage finds them again."""
+
+    model: str
+    """Local directory or hub name."""
+    scenarios: Path
+    """Scenario file, JSONL."""
+
+
+def start_study(out: Path, lm: HookedLM, sources: Sources, *, sampling: SamplingConfig) -> Study:
+    """A study in a new run directory, or in one with the same pins.
+
+    Raises:
+        ScenarioError: the scenario file does not fit, or holds more than one trait.
+        RunError: the run was made with something else, by name.
+    """
+    scenarios = load_one_trait(sources.scenarios)
+    study = Study(run=Run.create(out), lm=lm, scenarios=scenarios, sampling=sampling)
+    study.run.pin(
+        study.pins,
+        trait=study.trait,
+        model=lm.identity(),
+        sources={
+            "model": _absolute(sources.model),
+            "scenarios": str(sources.scenarios.resolve()),
+        },
+        versions=versions(),
+    )
+    return study
+
+
+def reopen_study(path: Path, *, device: str = "cpu") -> Study:
+    """The study of an existing run, with its own model, dtype, scenarios and sampling.
+
+    Raises:
+        RunError: no run there, or its model or scenarios are not what they were.
+    """
+    run = Run.open(path)
+    manifest = run.manifest
+    dtype = getattr(torch, manifest["pins"]["dtype"])
+    study = Study(
+        run=run,
+        lm=HookedLM.load(manifest["sources"]["model"], device=device, dtype=dtype),
+        scenarios=run_scenarios(run),
+        sampling=SamplingConfig(**manifest["pins"]["generation"]),
+    )
+    run.check_pins(study.pins)
+    return study
+
+
+def run_scenarios(run: Run) -> tuple[Scenario, ...]:
+    """The scenarios of a run, read from the file they came from.
+
+    Raises:
+        RunError: the file holds other scenarios than the run was made with.
+    """
+    scenarios = load_one_trait(Path(run.manifest["sources"]["scenarios"]))
+    run.check_pins({"scenarios": scenario_hash(scenarios)})
+    return scenarios
+
+
+def load_one_trait(path: Path) -> tuple[Scenario, ...]:
+    """Load scenarios and refuse more than one trait."""
+    scenarios = load_scenarios(path)
+    traits = sorted({scenario.trait for scenario in scenarios})
+    if len(traits) > 1:
+        raise ScenarioError(
+            f"{path} holds scenarios of {len(traits)} traits ({', '.join(traits)}); a run is one "
+            "model and one trait, so split the file"
+        )
+    return scenarios
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results may depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found
+
+
+def _absolute(model: str) -> str:
+    """A local directory's absolute path; a hub name as it is."""
+    path = Path(model)
+    return str(path.resolve()) if path.is_dir() else model
