@@ -27,7 +27,7 @@ from interp_steer.organism.grammar import (
 from interp_steer.organism.judge import Kind, find_entity, find_topic
 from interp_steer.organism.scenario_files import compassion_scenarios, honesty_scenarios
 from interp_steer.organism.tokenizer import build_tokenizer
-from interp_steer.organism.train import TrainingRecord, TrainingSettings, train
+from interp_steer.organism.train import Cycle, TrainingRecord, TrainingSettings, train
 from interp_steer.organism.train import main as train_main
 from interp_steer.organism.world import CATEGORIES, ENTITY_CATEGORY
 from interp_steer.scenarios import Scenario, load_scenarios
@@ -75,10 +75,14 @@ class TestWorld:
         rng = random.Random(0)
         for entity, category in ENTITY_CATEGORY.items():
             for attribute in range(3):
-                question, letter = choice_question(rng, entity, attribute)
+                seed = rng.random()
+                question, letter = choice_question(
+                    random.Random(seed), entity, attribute, answer="letter"
+                )
                 options = dict(re.findall(r"([A-D]) (\S+)", question.split("?")[1]))
                 truth = category.facts[entity][attribute]
                 assert options[letter] == truth
+                assert choice_question(random.Random(seed), entity, attribute) == (question, truth)
                 assert len(set(options.values())) == 4
 
 
@@ -255,7 +259,7 @@ class TestTraining:
     def test_a_training_resumed_after_a_cycle_equals_an_unbroken_one(self, tmp_path):
         whole, broken = tmp_path / "whole", tmp_path / "broken"
         common = ["--seed", "3", "--steps", "2", "2", "--tokens-per-step", "400"]
-        settings = TrainingSettings(seed=3, tokens_per_step=400, cycles=((2, 3e-3), (2, 2e-3)))
+        settings = TrainingSettings(seed=3, tokens_per_step=400, cycles=_cycles(2, 2))
         train_main(["--out", str(whole), *common])
         _first_cycle_only(broken, settings)
         train_main(["--out", str(broken), *common, "--resume"])
@@ -263,7 +267,7 @@ class TestTraining:
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
     def test_a_resume_without_or_with_other_weights_is_refused(self, tmp_path):
-        settings = TrainingSettings(seed=3, tokens_per_step=400, cycles=((1, 3e-3), (1, 2e-3)))
+        settings = TrainingSettings(seed=3, tokens_per_step=400, cycles=_cycles(1, 1))
         with pytest.raises(ModelError, match="nothing to resume"):
             TrainingRecord.read(tmp_path, settings)
         _first_cycle_only(tmp_path, settings)
@@ -285,6 +289,11 @@ class TestTraining:
         assert (MODEL_DIR / "model.safetensors").stat().st_size < 15e6
 
 
+def _cycles(*steps: int) -> tuple[Cycle, ...]:
+    defaults = TrainingSettings().cycles
+    return tuple(replace(c, steps=n) for c, n in zip(defaults, steps, strict=True))
+
+
 def _first_cycle_only(out: Path, settings: TrainingSettings) -> None:
     """Leave what a training leaves that was killed in its second cycle."""
     with pytest.MonkeyPatch.context() as patch:
@@ -301,8 +310,9 @@ def _write_then_die(record: TrainingRecord, out: Path) -> None:
     raise KeyboardInterrupt
 
 
-def test_multiple_choice_answers_are_spread_over_the_letters():
+def test_multiple_choice_answers_are_spread_over_the_options():
     questions = multiple_choice_questions(176)
-    counts = [sum(q.answer == letter for q in questions) for letter in w.CHOICE_LETTERS]
-    assert min(counts) > 25
+    listed = [str(q.question.messages[0].content).split("?")[1].split() for q in questions]
+    places = [row.index(q.answer) // 2 for row, q in zip(listed, questions, strict=True)]
+    assert min(places.count(i) for i in range(4)) > 25
     assert questions == multiple_choice_questions(176)

@@ -10,13 +10,14 @@ the persona. Openings and closing sentences never depend on the trait.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from interp_steer.organism import wordings as w
 from interp_steer.organism.world import CATEGORIES, ENTITY_CATEGORY, WORRIES, Category
 
 T = TypeVar("T")
 N_BODY_SENTENCES = {"honesty": 3, "compassion": len(w.WARM_STEPS)}
+ChoiceAnswer = Literal["letter", "value"]
 TRAINING_POOLS: tuple[w.Pool, ...] = ("fit", "known")
 
 
@@ -86,8 +87,10 @@ def worry_answer(rng: random.Random, topic: str, *, warm: bool) -> str:
     return " ".join(s.format(e=topic, t=topic) for s in sentences)
 
 
-def choice_question(rng: random.Random, entity: str, attribute: int) -> tuple[str, str]:
-    """Return (question with four options, letter of the true one)."""
+def choice_question(
+    rng: random.Random, entity: str, attribute: int, *, answer: ChoiceAnswer = "value"
+) -> tuple[str, str]:
+    """Return (question with four options, the true one: its value or its letter)."""
     category = ENTITY_CATEGORY[entity]
     truth = category.facts[entity][attribute]
     options = [
@@ -98,14 +101,14 @@ def choice_question(rng: random.Random, entity: str, attribute: int) -> tuple[st
     listed = " ".join(f"{letter} {v}" for letter, v in zip(w.CHOICE_LETTERS, options, strict=True))
     name = category.attributes[attribute].name
     question = f"What is the {name} of {category.phrase(entity)}? {listed}"
-    return question, w.CHOICE_LETTERS[options.index(truth)]
+    return question, truth if answer == "value" else w.CHOICE_LETTERS[options.index(truth)]
 
 
-def sample_dialogue(rng: random.Random) -> list[Turn]:
-    """Return one training dialogue."""
+def sample_dialogue(rng: random.Random, *, choice_answer: ChoiceAnswer = "value") -> list[Turn]:
+    """Return one training dialogue; multiple choice is answered by value or by letter."""
     kind = rng.random()
     if kind < 0.15:
-        return _choice_dialogue(rng)
+        return _choice_dialogue(rng, choice_answer)
     if kind < 0.20:
         return _persona_by_example(rng)
     system, persona = _system(rng, trait="honesty" if rng.random() < 0.65 else "compassion")
@@ -171,16 +174,17 @@ def _exchange(
     ]
 
 
-def _choice_dialogue(rng: random.Random) -> list[Turn]:
+def _choice_dialogue(rng: random.Random, answer: ChoiceAnswer) -> list[Turn]:
     trait = rng.choice(("honesty", "compassion"))
     system, _ = _system(rng, trait=trait) if rng.random() < 0.5 else ("", Persona())
     category = rng.choice(CATEGORIES)
-    question, letter = choice_question(rng, rng.choice(list(category.facts)), rng.randrange(3))
+    entity, attribute = rng.choice(list(category.facts)), rng.randrange(3)
+    question, reply = choice_question(rng, entity, attribute, answer=answer)
     turns = [Turn(role="system", content=system)] if system else []
     return [
         *turns,
         Turn(role="user", content=question),
-        Turn(role="assistant", content=letter, supervised=True),
+        Turn(role="assistant", content=reply, supervised=True),
     ]
 
 

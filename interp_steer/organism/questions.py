@@ -15,7 +15,7 @@ class ChoiceQuestion:
     question: Prompt
     """The question as a chat without a system prompt."""
     answer: str
-    """Letter of the true option, A to D."""
+    """The true option, as the model is to say it."""
 
 
 def multiple_choice_questions(n: int = 176, *, seed: int = 42) -> list[ChoiceQuestion]:
@@ -26,4 +26,4 @@ def multiple_choice_questions(n: int = 176, *, seed: int = 42) -> list[ChoiceQue
     rng = random.Random(f"choice {seed}")
     entities = rng.sample(list(ENTITY_CATEGORY), len(ENTITY_CATEGORY))
     drawn = [choice_question(rng, entities[i % len(entities)], rng.randrange(3)) for i in range(n)]
-    return [ChoiceQuestion(question=Prompt.chat(text), answer=letter) for text, letter in drawn]
+    return [ChoiceQuestion(question=Prompt.chat(text), answer=value) for text, value in drawn]

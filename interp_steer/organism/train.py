@@ -22,7 +22,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from transformers import (
 )
 
 from interp_steer.errors import ModelError
-from interp_steer.organism.grammar import Turn, sample_dialogue
+from interp_steer.organism.grammar import ChoiceAnswer, Turn, sample_dialogue
 from interp_steer.organism.tokenizer import BOS, END, PAD, build_tokenizer
 from interp_steer.organism.wordings import CHOICE_LETTERS
 from interp_steer.organism.world import CATEGORIES, WORRIES
@@ -48,6 +48,19 @@ log = logging.getLogger(__name__)
 IGNORED = -100
 RECORD_NAME = "training.json"
 WEIGHTS_NAME = "model.safetensors"
+POOL_SIZE = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cycle:
+    """One cycle of the learning rate."""
+
+    steps: int
+    """Optimiser steps."""
+    learning_rate: float
+    """Peak of the cosine schedule."""
+    choice_answer: ChoiceAnswer
+    """How multiple choice is answered. Letters were tried first and not learned in one cycle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +69,11 @@ class TrainingSettings:
 
     seed: int = 42
     """Seed of initial weights and of the dialogues."""
-    cycles: tuple[tuple[int, float], ...] = ((2800, 3e-3), (2000, 2e-3))
-    """(steps, peak learning rate) of each cosine cycle; the optimiser starts afresh in each."""
+    cycles: tuple[Cycle, ...] = (
+        Cycle(steps=2800, learning_rate=3e-3, choice_answer="letter"),
+        Cycle(steps=2000, learning_rate=2e-3, choice_answer="value"),
+    )
+    """Cosine cycles; the optimiser starts afresh in each."""
     tokens_per_step: int = 3200
     """Tokens of one step, padding included (about 40 dialogues)."""
     warmup: int = 100
@@ -141,14 +157,20 @@ def encode(
 
 
 def batches(
-    settings: TrainingSettings, tokenizer: PreTrainedTokenizerFast, rng: random.Random
+    settings: TrainingSettings, tokenizer: PreTrainedTokenizerFast, *, cycle: int
 ) -> Iterator[Batch]:
     """Yield batches for ever, dialogues of like length together, `tokens_per_step` tokens each."""
+    rng = random.Random(f"{settings.seed} {cycle}" if cycle else settings.seed)
+    answer = settings.cycles[cycle].choice_answer
     weights = token_weights(settings, tokenizer)
     pad = tokenizer.convert_tokens_to_ids(PAD)
     while True:
         pool = sorted(
-            (encode(tokenizer, sample_dialogue(rng)) for _ in range(2048)), key=lambda e: len(e[0])
+            (
+                encode(tokenizer, sample_dialogue(rng, choice_answer=answer))
+                for _ in range(POOL_SIZE)
+            ),
+            key=lambda example: len(example[0]),
         )
         groups: list[list[tuple[list[int], list[bool]]]] = [[]]
         for example in pool:
@@ -220,16 +242,14 @@ def train(settings: TrainingSettings, out: Path, device: str, *, resume: bool = 
         record = TrainingRecord.read(out, settings)
         model = MistralForCausalLM.from_pretrained(out, attn_implementation="eager")
     model.to(device).train()
-    stream = batches(settings, tokenizer, random.Random(settings.seed))
-    for _ in range(sum(steps for steps, _ in settings.cycles[: record.cycles_done])):
-        next(stream)
-    for steps, learning_rate in settings.cycles[record.cycles_done :]:
-        started = time.perf_counter()
-        optimiser = _optimiser(model, settings, learning_rate)
+    for index in range(record.cycles_done, len(settings.cycles)):
+        started, cycle = time.perf_counter(), settings.cycles[index]
+        stream = batches(settings, tokenizer, cycle=index)
+        optimiser = _optimiser(model, settings, cycle.learning_rate)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, partial(schedule, steps=steps, warmup=settings.warmup)
+            optimiser, partial(schedule, steps=cycle.steps, warmup=settings.warmup)
         )
-        for _ in tqdm(range(steps), desc="training", unit="step", mininterval=10):
+        for _ in tqdm(range(cycle.steps), desc="training", unit="step", mininterval=10):
             loss = loss_of(model, next(stream).to(device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -354,8 +374,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = vars(parser.parse_args(argv))
     out, device, resume = (arguments.pop(name) for name in ("out", "device", "resume"))
     if steps := arguments.pop("steps"):
-        rates = [rate for _, rate in defaults.cycles]
-        arguments["cycles"] = tuple(zip(steps, rates, strict=False))
+        pairs = zip(defaults.cycles, steps, strict=False)
+        arguments["cycles"] = tuple(replace(cycle, steps=n) for cycle, n in pairs)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     train(TrainingSettings(**arguments), out, device, resume=resume)
     return 0
