@@ -69,15 +69,15 @@ class SweepConfig:
     """Interventions to screen."""
     alphas: tuple[float, ...] = ()
     """One grid of coefficients for every method; by default each has its own, below."""
-    swfc_alphas: tuple[float, ...] = (1, 2, 4)
+    swfc_alphas: tuple[float, ...] = (2, 3, 3.5, 4, 4.5, 5)
     """Multiples of delta_mu."""
-    sttp_alphas: tuple[float, ...] = (0, 6, 12)
+    sttp_alphas: tuple[float, ...] = (6, 12, 24, 36)
     """Multiples of sigma+ above mu+."""
-    stmp_alphas: tuple[float, ...] = (1, 2, 3)
+    stmp_alphas: tuple[float, ...] = (1, 1.5, 2, 3)
     """Multiples of the mirror step."""
     scopes: tuple[str, ...] = ("all", "response")
     """Which tokens: all, response, prompt, first:K."""
-    selection_scenarios: int = 16
+    selection_scenarios: int = 24
     """Test scenarios that choose; all others report. At most half of the test scenarios."""
     reporting_scenarios: int | None = None
     """At most so many reporting scenarios, balanced by category; None takes all that are left."""

@@ -1,8 +1,8 @@
 """The whole protocol on the bundled model: two traits, from contrastive prompts to a table.
 
 The demo calls the stages that the command line offers one by one, on a model that anybody can run.
-Its numbers are about a model of two million parameters on a toy grammar: they show that the pipeline
-works and what its artifacts look like, not how strong a method is on a large model.
+Its numbers are about a model of two million parameters on a toy grammar: they show that the
+pipeline works and what its artifacts look like, not how strong a method is on a large model.
 """
 
 import logging
@@ -32,6 +32,10 @@ from interp_steer.study import Sources, Study, start_study, versions
 from interp_steer.summary import report_as_summary, report_table
 
 _log = logging.getLogger(__name__)
+
+SAMPLING = SamplingConfig(max_new_tokens=96)
+"""The paper's sampling, but shorter: no reply of the organism's grammar is longer than 70
+tokens, and a text that runs on past 96 has come apart."""
 
 TRACED_SCENARIOS = 3
 """Reporting scenarios whose traces the demo stores, for each method and scope."""
@@ -165,7 +169,7 @@ def _run_trait(
     lm: HookedLM, out: Path, trait: str, config: DemoConfig, watch: Stopwatch
 ) -> tuple[Report, list[Path]]:
     sources = Sources(model=str(MODEL_DIR), scenarios=scenarios_path(cast(Trait, trait)))
-    study = start_study(out, lm, sources, sampling=SamplingConfig())
+    study = start_study(out, lm, sources, sampling=SAMPLING)
     with watch.stage("fit"):
         fit(study, FitConfig(batch_size=256))
     with watch.stage("project"):
