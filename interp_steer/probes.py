@@ -10,74 +10,38 @@ those of the rounded vector, the one that is applied.
 """
 
 import hashlib
-import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp_steer.errors import ProbeError, RunError
 from interp_steer.files import atomic_write_json, atomic_write_tensors, read_json, read_tensors
 from interp_steer.labelled import LabelledResiduals
+from interp_steer.layer_fit import fit_direction, fit_layer
+from interp_steer.layer_probe import LayerProbe, probe_as_record, probe_from_record
 from interp_steer.logistic import TOLERANCE
-from interp_steer.planes import FitMethod, fit_plane, mean_difference, span_for
-from interp_steer.readability import (
-    Folds,
-    Readability,
-    SidePair,
-    crossfit_margins,
-    make_folds,
-    readability,
-)
+from interp_steer.planes import FitMethod
+from interp_steer.readability import Folds, Readability, SidePair, make_folds
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "FitMethod",
+    "LayerProbe",
+    "ProbeSet",
+    "Readability",
+    "fit_probes",
+    "shuffled_label_direction",
+]
 
 _REMEDY = "fit the probes again"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LayerProbe:
-    """Direction, boundary and projection statistics of one layer's resid_post.
-
-    rho(h) = <h, v_hat>, in activation units; aligned is where rho is larger.
-    """
-
-    layer: int
-    """Zero-based."""
-    v_hat: Float[Tensor, "d_model"]
-    """Unit direction, float32 on the CPU."""
-    boundary: float
-    """m: the rho at which the method sees both sides as equally likely."""
-    mu_pos: float
-    """Mean rho of the aligned responses' pooled residuals."""
-    sigma_pos: float
-    """Their std (ddof 0)."""
-    mu_neg: float
-    """Mean rho of the malicious responses' pooled residuals."""
-    sigma_neg: float
-    """Their std (ddof 0)."""
-    delta_mu: float
-    """mu_pos - mu_neg."""
-    cosine_caa: float
-    """Cosine of v_hat and the difference of the class means, -1 to 1."""
-    converged: bool
-    """Whether the solver reached its optimum."""
-    crossfit: Readability
-    """Separation of responses by directions fitted without their scenario: the one to show."""
-    in_sample: Readability
-    """Separation of the responses that v_hat was fitted to: flattering, for comparison only."""
-
-    def project(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        """Return rho = <h, v_hat>, computed in float32 on the device of `h`."""
-        return h.to(torch.float32) @ self.v_hat.to(device=h.device, dtype=torch.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,7 +95,7 @@ class ProbeSet:
         tensors = {"v_hat": self.v_hat, "layers": torch.tensor(self.layers)}
         atomic_write_tensors(Path(folder) / "probes.safetensors", tensors)
         record = {
-            "layers": [_record(probe) for probe in self.probes],
+            "layers": [probe_as_record(probe) for probe in self.probes],
             "conventions": self.conventions,
             "provenance": self.provenance,
             "v_hat_sha256": _digest(self.v_hat),
@@ -226,7 +190,7 @@ def fit_probes(
     progress = tqdm(data.layers, desc="probes", unit="layer", delay=2.0)
     return ProbeSet(
         probes=tuple(
-            _fit_layer(data.rows(place), data.is_aligned, layer, folds=folds, method=method, c=c)
+            fit_layer(data.rows(place), data.is_aligned, layer, folds=folds, method=method, c=c)
             for place, layer in enumerate(progress)
         ),
         conventions=_conventions(method, c, folds, seed),
@@ -270,75 +234,10 @@ def shuffled_label_direction(
         raise ProbeError("swapping left one side empty; give scenarios responses of both sides")
     return torch.stack(
         [
-            _direction(data.rows(place), labels, layer, method=method, c=c)
+            fit_direction(data.rows(place), labels, layer, method=method, c=c)
             for place, layer in enumerate(data.layers)
         ]
     )
-
-
-def _fit_layer(
-    rows: Float[np.ndarray, "response d_model"],
-    is_aligned: Bool[np.ndarray, "response"],
-    layer: int,
-    *,
-    folds: Folds,
-    method: FitMethod,
-    c: float,
-) -> LayerProbe:
-    span = span_for(rows, method)
-    plane = fit_plane(span.coordinates, is_aligned, method=method, c=c)
-    v_hat = _unit_float32(span.lift(plane.normal), layer)
-    if not plane.converged:
-        logger.warning("layer %d: %s stopped before its optimum", layer, method)
-    v = v_hat.double().numpy()
-    # Relative to the mean of the rows, where rounding v_hat to float32 moves nothing.
-    centre = rows.mean(axis=0)
-    boundary = float(centre @ v - plane.margins(span.coordinates).mean())
-    rho = rows @ v
-    above, below = rho[is_aligned], rho[~is_aligned]
-    difference = mean_difference(rows, is_aligned)
-
-    def margins_without(kept: Bool[np.ndarray, "response"]) -> Float[np.ndarray, "response"]:
-        one = fit_plane(span.coordinates[kept], is_aligned[kept], method=method, c=c)
-        return one.margins(span.coordinates)
-
-    return LayerProbe(
-        layer=layer,
-        v_hat=v_hat,
-        boundary=boundary,
-        mu_pos=float(above.mean()),
-        sigma_pos=float(above.std()),
-        mu_neg=float(below.mean()),
-        sigma_neg=float(below.std()),
-        delta_mu=float(above.mean() - below.mean()),
-        cosine_caa=float(difference @ v / (np.linalg.norm(difference) * np.linalg.norm(v))),
-        converged=plane.converged,
-        crossfit=readability(crossfit_margins(folds, is_aligned, margins_without), is_aligned),
-        in_sample=readability(rho - boundary, is_aligned),
-    )
-
-
-def _direction(
-    rows: Float[np.ndarray, "response d_model"],
-    is_aligned: Bool[np.ndarray, "response"],
-    layer: int,
-    *,
-    method: FitMethod,
-    c: float,
-) -> Float[Tensor, "d_model"]:
-    span = span_for(rows, method)
-    plane = fit_plane(span.coordinates, is_aligned, method=method, c=c)
-    return _unit_float32(span.lift(plane.normal), layer)
-
-
-def _unit_float32(normal: Float[np.ndarray, "d_model"], layer: int) -> Float[Tensor, "d_model"]:
-    length = float(np.linalg.norm(normal))
-    if length == 0:
-        raise ProbeError(
-            f"layer {layer}: both sides have the same mean, so no direction tells them apart; "
-            "check that the two prompts differ and that the sides were not given the same responses"
-        )
-    return torch.from_numpy(normal / length).float()
 
 
 def _conventions(method: FitMethod, c: float, folds: Folds, seed: int) -> dict[str, Any]:
@@ -368,31 +267,6 @@ def _conventions(method: FitMethod, c: float, folds: Folds, seed: int) -> dict[s
     }
 
 
-_NUMBERS = (
-    "boundary",
-    "mu_pos",
-    "sigma_pos",
-    "mu_neg",
-    "sigma_neg",
-    "delta_mu",
-    "cosine_caa",
-)
-
-
-def _record(probe: LayerProbe) -> dict[str, Any]:
-    def of(separation: Readability) -> dict[str, float | None]:
-        values = asdict(separation)
-        return {name: None if math.isnan(value) else value for name, value in values.items()}
-
-    return {
-        "layer": probe.layer,
-        **{name: getattr(probe, name) for name in _NUMBERS},
-        "converged": probe.converged,
-        "crossfit": of(probe.crossfit),
-        "in_sample": of(probe.in_sample),
-    }
-
-
 def _parse(record: Any, tensors: Mapping[str, Tensor], folder: Path) -> tuple[LayerProbe, ...]:
     try:
         v_hat, layers = tensors["v_hat"], tensors["layers"].tolist()
@@ -412,26 +286,11 @@ def _parse(record: Any, tensors: Mapping[str, Tensor], folder: Path) -> tuple[La
         for name in ("conventions", "provenance"):
             if not isinstance(record[name], dict):
                 raise TypeError(f"{name} is no object")
-        return tuple(_layer_probe(e, v) for e, v in zip(entries, v_hat, strict=True))
+        return tuple(probe_from_record(e, v) for e, v in zip(entries, v_hat, strict=True))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProbeError(
             f"the probe files in {folder} do not fit this version ({error!r}); {_REMEDY}"
         ) from error
-
-
-def _layer_probe(entry: Mapping[str, Any], v_hat: Float[Tensor, "d_model"]) -> LayerProbe:
-    def separation(values: Mapping[str, float | None]) -> Readability:
-        known = {name: math.nan if value is None else value for name, value in values.items()}
-        return Readability(**known)
-
-    return LayerProbe(
-        layer=int(entry["layer"]),
-        v_hat=v_hat.clone(),
-        **{name: float(entry[name]) for name in _NUMBERS},
-        converged=bool(entry["converged"]),
-        crossfit=separation(entry["crossfit"]),
-        in_sample=separation(entry["in_sample"]),
-    )
 
 
 def _digest(v_hat: Float[Tensor, "layer d_model"]) -> str:
