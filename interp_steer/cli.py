@@ -1,8 +1,8 @@
 """The command line: `interp-steer demo | fit | sweep | select | trace`.
 
-Results go to stdout, narration and progress to stderr. Exit codes: 0, 1 (the domain said no: one line
-that says what was expected, what arrived and what to do), 2 (usage). Nothing heavy is imported until
-a command runs, so that `--help` is quick.
+Results go to stdout, narration and progress to stderr. Exit codes: 0, 1 (the domain said no, with
+what was expected, what arrived and what to do), 2 (usage). Nothing heavy is imported until a
+command runs, so that `--help` is quick.
 """
 
 import logging
@@ -99,7 +99,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """Screen layers, coefficients and scopes, then finalists and controls; resumes what is there."""
+    """Screen layers, coefficients and scopes, then finalists and controls; resumes."""
 
     run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
     """A run with probes."""

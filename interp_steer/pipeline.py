@@ -81,9 +81,7 @@ def fit(study: Study, config: FitConfig) -> ProbeSet:
 
 
 def _respond(study: Study, config: FitConfig) -> None:
-    """Sample the training responses of both sides; residuals first, so that responses.parquet
-    stands for both.
-    """
+    """Sample both sides' training responses; responses.parquet comes last and stands for all."""
     rows = [
         (scenario, side, index)
         for side in SIDES

@@ -1,15 +1,16 @@
 """Recovered share of the gap, and intervals that respect what was sampled.
 
-Rows of one scenario are not independent, so scenarios are resampled, not rows; every quantity of one
-comparison is resampled with the *same* draws, because the rows are paired (one scenario faces every
-configuration with the same random numbers). An interval here is conditional on the configuration it
-describes: it says nothing about the luck of choosing it. At 0 or 100 % the bootstrap has no width,
-and a Wilson interval takes its place.
+Rows of one scenario are not independent, so scenarios are resampled, not rows; every quantity of
+one comparison is resampled with the *same* draws, because the rows are paired (one scenario faces
+every configuration with the same random numbers). An interval here is conditional on the
+configuration it describes: it says nothing about the luck of choosing it. At 0 or 100 % the
+bootstrap has no width, and a Wilson interval takes its place.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -129,7 +130,7 @@ def wilson(share: float, n: int, *, level: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= share <= 1:
         raise StatisticsError(f"wilson needs n >= 1 and a share in 0-1, got n={n}, share={share}")
-    z = _normal_quantile(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
@@ -162,10 +163,10 @@ def recovered_estimate(
     """
     mal, ali = malicious.mean, aligned.mean
     value = recovered(steered=steered.mean, malicious=mal, aligned=ali)
-    low_gap, high_mal = _means(aligned, weights), _means(malicious, weights)
-    gap = low_gap - high_mal
+    floor = _means(malicious, weights)
+    gap = _means(aligned, weights) - floor
     with np.errstate(divide="ignore", invalid="ignore"):
-        draws = (_means(steered, weights) - high_mal) / gap
+        draws = (_means(steered, weights) - floor) / gap
     boot = _percentiles(draws[np.isfinite(draws)], level)
     at_bound = _wilson_at_bound(steered, level)
     if at_bound is None or ali == mal:
@@ -216,9 +217,3 @@ def _wilson_at_bound(scores: ClusterScores, level: float) -> Interval | None:
         return None
     bounds = wilson(scores.mean / 100, len(scores.sums), level=level)
     return Interval(low=100 * bounds.low, high=100 * bounds.high, level=level, kind="wilson")
-
-
-def _normal_quantile(probability: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(probability)

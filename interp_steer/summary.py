@@ -64,7 +64,7 @@ def report_table(report: Report, *, title: str) -> str:
 
 
 def probe_table(probes: ProbeSet) -> str:
-    """Readability of every layer, as plain text; the cross-fitted figures are the ones to believe."""
+    """Readability of every layer, as plain text."""
     widths = (5, 12, 14, 12, 12, 12)
     names = ("layer", "Cohen's d", "d in-sample", "accuracy", "AUROC", "cosine CAA")
     lines = ["".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))]
@@ -229,8 +229,8 @@ def _footnotes(report: Report) -> list[str]:
     if report.controls:
         n = report.controls[0].n_scenarios
         lines.append(
-            f"Controls: same gate and signed shift, edited along another unit vector; {n} scenarios "
-            "each, recovered as mean and largest draw."
+            "Controls: same gate and signed shift, edited along another unit vector; "
+            f"{n} scenarios each, recovered as mean and largest draw."
         )
     if not all(point.choice.keeps_coherence for point in report.points):
         lines.append(

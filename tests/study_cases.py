@@ -33,7 +33,7 @@ class WordJudge:
 
     name = "words"
 
-    def score(self, scenario: Scenario, response: str, *, stopped: bool) -> JudgeScore:
+    def score(self, scenario: Scenario, response: str, *, stopped: bool) -> JudgeScore:  # noqa: ARG002
         words = response.split()
         if not words:
             return JudgeScore(trait=0.0, coherence=0.0)
@@ -58,11 +58,16 @@ def scenarios(n_train: int = 6, n_test: int = 8) -> list[Scenario]:
     ]
 
 
-def tiny_study(folder: Path, lm: HookedLM, model_dir: Path) -> Study:
-    """A fitted study of the random model in `folder`/run."""
+def new_study(folder: Path, lm: HookedLM, model_dir: Path) -> Study:
+    """A study of the random model in `folder`/run, nothing done yet."""
     file = folder / "scenarios.jsonl"
     save_scenarios(file, scenarios())
     sources = Sources(model=str(model_dir), scenarios=file)
-    study = start_study(folder / "run", lm, sources, sampling=SAMPLING)
+    return start_study(folder / "run", lm, sources, sampling=SAMPLING)
+
+
+def tiny_study(folder: Path, lm: HookedLM, model_dir: Path) -> Study:
+    """A fitted study of the random model in `folder`/run."""
+    study = new_study(folder, lm, model_dir)
     fit(study, FitConfig(sampling=SAMPLING, responses_per_scenario=2))
     return study

@@ -220,9 +220,13 @@ class TestCells:
 
     @pytest.mark.parametrize(
         ("change", "what"),
-        [({"layers": []}, "no layers"), ({"alphas": {}}, "no methods"), ({"scopes": []}, "no scopes"),
-         ({"alphas": {"sttp": []}}, "no alphas were given for sttp")],
-    )  # fmt: skip
+        [
+            ({"layers": []}, "no layers"),
+            ({"alphas": {}}, "no methods"),
+            ({"scopes": []}, "no scopes"),
+            ({"alphas": {"sttp": []}}, "no alphas were given for sttp"),
+        ],
+    )
     def test_an_empty_grid_is_refused_by_what_is_empty(self, change: dict, what: str) -> None:
         full = {"layers": [1], "alphas": {"sttp": [1.0]}, "scopes": ["all"]}
         with pytest.raises(GridError, match=what):

@@ -277,7 +277,7 @@ class TestRefusals:
         class Silent:
             name = "silent"
 
-            def score(self, scenario, response, *, stopped):
+            def score(self, scenario, response, *, stopped):  # noqa: ARG002
                 return None
 
         with pytest.raises(JudgeError, match="judge 'silent' returned None for scenario 'test-0"):
