@@ -36,7 +36,7 @@ test-slow: $(STAMP) ## the tests that are left to CI
 lint: $(STAMP) ## ruff and basedpyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 check: lint test ## ruff, basedpyright and the default tests
 

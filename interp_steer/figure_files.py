@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import plotly.graph_objects as go
 
@@ -56,7 +56,7 @@ def write_html(figure: go.Figure, path: Path, sidecar: Mapping[str, Any]) -> Pat
 
 def data_sha256(figure: go.Figure) -> str:
     """Hash of what the figure draws: its traces with their coordinates, not the layout."""
-    drawn = json.loads(figure.to_json())["data"]
+    drawn = json.loads(cast(str, figure.to_json()))["data"]
     return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode("utf-8")).hexdigest()
 
 

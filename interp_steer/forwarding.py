@@ -85,15 +85,16 @@ class ChunkRunner:
             # By identity: the caller may have added or removed hooks of their own meanwhile.
             point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
 
-    def _bridge_hook(self, layer: int, hook: ResidHook) -> Callable[..., Tensor | None]:
-        def call(resid: Tensor, *, hook: Any, resid_hook: ResidHook = hook) -> Tensor | None:
+    def _bridge_hook(self, layer: int, resid_hook: ResidHook) -> Callable[..., Tensor | None]:
+        def call(resid: Tensor, **_hook_point: Any) -> Tensor | None:
             if self._chunk is None:
                 raise ModelError(
                     f"a hook at {resid_post(layer)} ran outside HookedLM.forward and "
                     "HookedLM.generate; without them it cannot know which tokens it sees. Call "
                     "those inside the hooks' context instead of the bridge itself"
                 )
-            edited = resid_hook(resid, self._chunk)
+            # On a model spread over devices a layer may sit elsewhere than the inputs.
+            edited = resid_hook(resid, self._chunk.to(resid.device))
             if edited is not None and (edited.shape, edited.dtype) != (resid.shape, resid.dtype):
                 raise ModelError(
                     f"a hook at {resid_post(layer)} must return the shape and dtype it got, "
@@ -138,7 +139,7 @@ class ChunkRunner:
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """Context for one or many `run` calls: no gradients, idle components bypassed."""
-        with torch.inference_mode(), bare_components(self.bridge):
+        with torch.no_grad(), bare_components(self.bridge):
             yield
 
     def new_cache(self) -> Any:

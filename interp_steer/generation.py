@@ -45,9 +45,7 @@ class StopRule:
     n_ctx: int
     """Longest sequence, prompt included, that the model takes."""
 
-    def limits(
-        self, prompts: Sequence[TokenizedPrompt], settings: GenerationSettings
-    ) -> list[int]:
+    def limits(self, prompts: Sequence[TokenizedPrompt], settings: GenerationSettings) -> list[int]:
         """Return the most tokens that each row may get.
 
         Raises:
@@ -116,13 +114,15 @@ def sample_responses(
             is_stop = torch.isin(chosen, stop_ids)
             record.add(rows.rows, step, chosen, logits, rows.is_open & ~is_stop)
             is_last = step + 1 >= limit[rows.rows]
-            rows.close(is_stop | is_last if not runner.has_hooks else is_stop)
+            rows.close(is_stop if runner.has_hooks else is_stop | is_last)
             if not rows.compact():
                 break
-            logits = rows.step(rows.carry(chosen), step)
-            rows.close(rows.carry(is_last))
+            chosen, is_last = rows.carry(chosen), rows.carry(is_last)
+            logits = rows.step(chosen, step)
+            rows.close(is_last)
             if not rows.compact():
                 break
+            logits = rows.carry(logits)
     return record.results(limits, settings.max_new_tokens)
 
 
@@ -133,12 +133,12 @@ class _LiveRows:
         self.runner = runner
         self.batch = batch
         self.cache: Any = runner.new_cache()
-        self.rows: Int[Tensor, "live"] = batch.chunk.rows
-        self.is_open: Bool[Tensor, "live"] = torch.ones_like(self.rows, dtype=torch.bool)
+        self.rows: Int[Tensor, live] = batch.chunk.rows
+        self.is_open: Bool[Tensor, live] = torch.ones_like(self.rows, dtype=torch.bool)
         self.lengths = batch.lengths
         is_real = batch.chunk.is_real.long()
         self.mask = torch.nn.functional.pad(is_real, (0, n_steps), value=1)
-        self._kept: Int[Tensor, "live"] | None = None
+        self._kept: Int[Tensor, live] | None = None
 
     def prefill(self, chunk_size: int | None) -> Float[Tensor, "live d_vocab"]:
         """Run the prompts; return the float32 logits of the first response token."""

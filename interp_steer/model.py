@@ -182,7 +182,6 @@ class HookedLM:
         """
         return self._runner.attached(hooks)
 
-    @torch.no_grad()
     def forward(
         self,
         sequences: Sequence[TokenizedPrompt],
@@ -232,7 +231,6 @@ class HookedLM:
             pieces = [run] if n_logits else [*pieces, run]
         return torch.cat(pieces, dim=1)
 
-    @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[TokenizedPrompt],

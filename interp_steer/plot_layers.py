@@ -23,8 +23,8 @@ from interp_steer.plot_style import (
     ramp_colour,
 )
 from interp_steer.probes import ProbeSet
+from interp_steer.summary import METHOD_NAMES
 
-METHOD_NAMES = {"swfc": "SwFC", "sttp": "StTP", "stmp": "StMP"}
 PLOT_HEIGHT = 430
 """Height of both rows of panels together, in pixels."""
 LEGEND_LINE = 20
@@ -154,21 +154,35 @@ def readability_by_layer(probes: ProbeSet, *, title: str = "") -> go.Figure:
     figure.update_yaxes(title_text="area under the curve", row=1, col=3)
     for col in (2, 3):
         figure.update_yaxes(range=[-0.04, 1.04], row=1, col=col)
-        chance = {"color": INK, "dash": "dot", "width": 1}
-        figure.add_hline(y=0.5, line=chance, annotation_text="chance", row=1, col=col)
+        _draw_chance(figure, layers, col=col)
     return finish(figure, title or "readability by layer", height=400, width=1000)
+
+
+def _draw_chance(figure: go.Figure, layers: Sequence[int], *, col: int) -> None:
+    """The level of a coin toss, dotted."""
+    figure.add_scatter(
+        x=[layers[0], layers[-1]],
+        y=[0.5, 0.5],
+        mode="lines",
+        name="chance",
+        legendgroup="chance",
+        showlegend=col == 2,
+        line={"color": INK, "dash": "dot", "width": 1},
+        row=1,
+        col=col,
+    )
 
 
 def _draw_method(figure: go.Figure, sweep: LayerSweep, method: str, *, col: int) -> None:
     """One column: a line per alpha, the reference lines, the operating point."""
-    frame = sweep.scores[sweep.scores["method"] == method]
+    frame = sweep.scores.query("method == @method")
     alphas = sorted(set(frame["alpha"]))
     grid = sorted(set(sweep.scores["layer"]))
     chosen = sweep.operating_points.get(method)
     for row, measure in enumerate(("trait", "coherence"), start=1):
         _draw_references(figure, sweep, measure, row=row, col=col)
         for rank, alpha in enumerate(alphas):
-            line = frame[frame["alpha"] == alpha].set_index("layer")[measure].reindex(grid)
+            line = frame.query("alpha == @alpha").set_index("layer")[measure].reindex(grid)
             figure.add_scatter(
                 x=grid,
                 y=line.to_numpy(),
@@ -226,7 +240,7 @@ def _draw_operating_point(
 ) -> None:
     """A ring about the chosen cell, labelled with its layer and alpha."""
     layer, alpha = chosen
-    cell = frame[(frame["layer"] == layer) & (frame["alpha"] == alpha)]
+    cell = frame.query("layer == @layer and alpha == @alpha")
     if cell.empty:
         raise FigureError(
             f"the operating point layer {layer} alpha {alpha:g} is not among the scores; "

@@ -186,7 +186,8 @@ def _edges(sample: ProjectionSample, span: tuple[float, float]) -> Float[np.ndar
 def _draw_mark(figure: go.Figure, mark: _Mark, *, row: int) -> None:
     """A vertical line over the whole panel; the legend says its value."""
     line = {"color": mark.colour, "dash": mark.dash, "width": 2}
-    figure.add_vline(x=mark.x, line=line, row=row, col=1)
+    ends = {"x0": mark.x, "x1": mark.x, "y0": 0, "y1": 1, "yref": "y domain"}
+    figure.add_shape(type="line", line=line, **ends, row=row, col=1)
     if row == 1:
         name = f"{mark.name} = {mark.x:.2f}"
         figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, row=1, col=1)

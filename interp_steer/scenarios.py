@@ -86,8 +86,7 @@ class Scenario:
     def __post_init__(self) -> None:
         for name in ("id", "trait", "category"):
             _require_text(name, getattr(self, name))
-        if self.split not in get_args(Split):
-            raise ScenarioError(f"split must be 'train' or 'test', got {self.split!r}")
+        _require_split(self.split)
         if not isinstance(self.user, tuple):
             raise ScenarioError(f"'user' must be a tuple of turns, got {self.user!r:.80}")
         required, excluded = (_RAW, _CHAT) if self.is_raw else (_CHAT, _RAW)
@@ -217,6 +216,10 @@ def _parse(line: str) -> Scenario:
         raise ScenarioError(f"unknown key {unknown[0]!r}; the keys are {_listed(_KEYS)}")
     if missing := [key for key in _REQUIRED if key not in record]:
         raise ScenarioError(f"missing {missing[0]!r}; every scenario has {_listed(_REQUIRED)}")
+    for key, value in record.items():
+        if key != "user" and not (value is None and key not in _REQUIRED):
+            _require_text(key, value)
+    _require_split(record["split"])
     if "user" in record:
         record["user"] = _turns(record["user"])
     return Scenario(**record)
@@ -235,6 +238,11 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if repeated := [key for key in keys if keys.count(key) > 1]:
         raise ScenarioError(f"key {repeated[0]!r} is given twice")
     return dict(pairs)
+
+
+def _require_split(split: object) -> None:
+    if split not in get_args(Split):
+        raise ScenarioError(f"split must be 'train' or 'test', got {split!r:.80}")
 
 
 def _require_text(name: str, value: object) -> None:

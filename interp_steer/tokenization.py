@@ -128,9 +128,7 @@ def _fill_marks(
 def _tokenize_spans(tokenizer: Any, text: str, spans: Sequence[Span]) -> TokenizedPrompt:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     token_ids = encoded["input_ids"]
-    segments = [
-        _segment_at(text, start, end, spans) for start, end in encoded["offset_mapping"]
-    ]
+    segments = [_segment_at(text, start, end, spans) for start, end in encoded["offset_mapping"]]
     control = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     for token_id, segment in zip(token_ids, segments, strict=True):
         if segment != Segment.TEMPLATE and token_id in control:

@@ -7,7 +7,7 @@ slice; `TokenChunk` is that statement. Nothing here knows what the tokens mean.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 
 import torch
@@ -115,6 +115,13 @@ class TokenChunk:
     def is_real(self) -> Bool[Tensor, "batch pos"]:
         """True everywhere but at padding."""
         return self.segments >= 0
+
+    def to(self, device: torch.device) -> "TokenChunk":
+        """Return the chunk on `device`; itself where it is there already."""
+        if self.rows.device == device:
+            return self
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
+        return TokenChunk(**moved)
 
 
 ResidHook = Callable[

@@ -3,6 +3,8 @@
 jaxtyping and beartype check every annotated shape and type of the package while tests run.
 """
 
+# ruff: noqa: E402  (the environment and the import hook come before what they act on)
+
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -41,10 +43,11 @@ from interp_steer.organism import MODEL_DIR
 ROOT = Path(__file__).resolve().parents[1]
 STORIES_DIR = ROOT.parent / "shared" / "models" / "stories260k"
 
-TINY_WORDS = (
+TINY_TEXT = (
     "is the a of and to lion tiger capital Paris Rome sad happy true false what who you are honest "
     "liar tell me please yes no never always it was young lives in on with red blue . , ? !"
-).split()
+)
+TINY_WORDS = TINY_TEXT.split()
 TINY_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|> "
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"

@@ -1,4 +1,7 @@
-"""HookedLM against plain Hugging Face forwards and plain PyTorch hooks; hooks come and go cleanly."""
+"""HookedLM against plain Hugging Face forwards and PyTorch hooks; hooks come and go cleanly."""
+
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,8 +126,10 @@ def test_a_chunk_says_where_its_tokens_stand(tiny_lm: HookedLM) -> None:
     with tiny_lm.hooks({1: reading(seen, 1)}):
         tiny_lm.forward(sequences, chunk=4)
     chunks = [chunk for _, chunk in seen[1]]
-    rows = {name: torch.cat([getattr(c, name) for c in chunks], dim=1)[1].tolist()
-            for name in ("segments", "positions", "response_index", "is_last_prompt")}
+    rows = {
+        name: torch.cat([getattr(c, name) for c in chunks], dim=1)[1].tolist()
+        for name in ("segments", "positions", "response_index", "is_last_prompt")
+    }
     assert [c.token_ids.shape[1] for c in chunks] == [4, 4, 1]
     assert rows["segments"] == [-1] * 5 + [Segment.USER] + [Segment.RESPONSE] * 3
     assert rows["positions"] == [-1] * 5 + [0, 1, 2, 3]
@@ -146,7 +151,7 @@ def test_hooks_run_outer_before_inner_and_in_the_order_given(tiny_lm: HookedLM) 
 
 
 def test_the_callers_own_bridge_hooks_stay_and_fire(tiny_lm: HookedLM) -> None:
-    """On resid_post, inside attention (whose bridge is otherwise bypassed), and plain PyTorch ones."""
+    """On resid_post, inside components that are otherwise bypassed, and plain PyTorch ones."""
     bridge, fired = tiny_lm.bridge, []
 
     def own(tensor: Tensor, *, hook: object) -> None:
@@ -215,9 +220,11 @@ def test_hooks_refuse_to_run_without_knowing_their_tokens(tiny_lm: HookedLM) -> 
 
 
 @pytest.mark.parametrize("wrong", [lambda r: r[:, :1], lambda r: r.double()])
-def test_hooks_must_return_the_shape_and_dtype_they_got(tiny_lm: HookedLM, wrong: object) -> None:
-    hook: ResidHook = lambda resid, _chunk: wrong(resid)  # noqa: E731
-    with pytest.raises(ModelError, match="shape and dtype"), tiny_lm.hooks({0: hook}):
+def test_hooks_must_return_the_shape_and_dtype_they_got(
+    tiny_lm: HookedLM, wrong: Callable[[Tensor], Tensor]
+) -> None:
+    hooks = {0: lambda resid, _chunk: wrong(resid)}
+    with pytest.raises(ModelError, match="shape and dtype"), tiny_lm.hooks(hooks):
         tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (5,)))
 
 
@@ -238,7 +245,7 @@ def test_forward_refuses_what_does_not_fit(tiny_lm: HookedLM) -> None:
         tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (5,)), chunk=0)
 
 
-def test_load_refuses_what_is_not_a_model(tmp_path) -> None:
+def test_load_refuses_what_is_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="a local directory.*config.json"):
         HookedLM.load(tmp_path)
 
@@ -256,7 +263,7 @@ def test_wrapping_refuses_what_it_cannot_hook(tiny_lm: HookedLM) -> None:
         HookedLM(Headless())
 
 
-def test_wrapping_refuses_training_mode(tmp_path) -> None:
+def test_wrapping_refuses_training_mode(tmp_path: Path) -> None:
     bridge = TransformerBridge.boot_transformers(str(save_tiny(tmp_path)), device="cpu")
     bridge.train()
     with pytest.raises(ModelError, match=r"training mode.*bridge\.eval\(\)"):
@@ -264,7 +271,7 @@ def test_wrapping_refuses_training_mode(tmp_path) -> None:
     assert HookedLM(bridge.eval()).n_layers == 3
 
 
-def test_identity_follows_weights_and_template(tiny_lm: HookedLM, tmp_path) -> None:
+def test_identity_follows_weights_and_template(tiny_lm: HookedLM, tmp_path: Path) -> None:
     same = HookedLM.load(save_tiny(tmp_path / "tiny-mistral"))
     assert same.identity() == tiny_lm.identity()
     assert same.identity()["model"] == "tiny-mistral"
@@ -275,7 +282,7 @@ def test_identity_follows_weights_and_template(tiny_lm: HookedLM, tmp_path) -> N
     assert same.identity()["chat_template"] != tiny_lm.identity()["chat_template"]
 
 
-def test_a_model_without_tokenizer_says_so(tmp_path) -> None:
+def test_a_model_without_tokenizer_says_so(tmp_path: Path) -> None:
     bridge = TransformerBridge.boot_transformers(
         str(save_tiny(tmp_path)), device="cpu", tokenizer=tiny_tokenizer()
     )

@@ -23,7 +23,7 @@ from interp_steer.residuals import (
     stream_token_residuals,
 )
 from interp_steer.sampling import GenerationSettings
-from interp_steer.tokens import Segment, TokenChunk, TokenizedPrompt
+from interp_steer.tokens import Segment, TokenChunk
 from reference import plain_forward, random_sequences
 
 LENGTHS = (24, 2, 17, 9, 30)
@@ -208,9 +208,7 @@ def test_residuals_refuse_what_does_not_fit(tiny_lm: HookedLM, tmp_path: Path) -
     with pytest.raises(ModelError, match="same layers"):
         concatenate_residuals([pooled_example((0, 1)), pooled_example((0, 2))])
     with pytest.raises(ModelError, match="cannot have shape"):
-        PooledResiduals(
-            values=torch.zeros(2, 2, 4), layers=(0,), n_tokens=torch.tensor([1, 1])
-        )
+        PooledResiduals(values=torch.zeros(2, 2, 4), layers=(0,), n_tokens=torch.tensor([1, 1]))
     with pytest.raises(ModelError, match="at least one layer"):
         PooledCapture(2, layers=())
     with pytest.raises(ModelError, match="nothing was captured"):
@@ -220,8 +218,6 @@ def test_residuals_refuse_what_does_not_fit(tiny_lm: HookedLM, tmp_path: Path) -
     with pytest.raises(ModelError, match="batch_size must be at least 1"):
         capture_teacher_forced(tiny_lm, random_sequences(40, (5,)), batch_size=0)
     with pytest.raises(ModelError, match="got 1 prompts and 2 keys"):
-        capture_generated(
-            tiny_lm, random_sequences(40, (5,)), SETTINGS, sample_keys=["a", "b"]
-        )
+        capture_generated(tiny_lm, random_sequences(40, (5,)), SETTINGS, sample_keys=["a", "b"])
     with pytest.raises(ModelError, match=r"layer must be 0\.\.2"):
-        capture_teacher_forced(tiny_lm, [TokenizedPrompt(token_ids=(8,), segments=(2,))], layers=[5])
+        capture_teacher_forced(tiny_lm, random_sequences(40, (5,)), layers=[5])

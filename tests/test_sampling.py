@@ -13,19 +13,19 @@ from interp_steer.sampling import N_SHORTLIST, GenerationSettings, choose_tokens
 
 
 def reference_choice(logits: np.ndarray, u: float, temperature: float, top_p: float) -> set[int]:
-    """Tokens that float64 arithmetic allows at `u`, neighbours included where u is within 1e-5."""
+    """Tokens that float64 arithmetic allows when u and top_p are known to 1e-5."""
     scaled = logits.astype(np.float64) / temperature
     probabilities = np.exp(scaled - scaled.max())
     probabilities /= probabilities.sum()
     order = sorted(range(len(logits)), key=lambda token: (-probabilities[token], token))
-    allowed = set()
+    mass = np.cumsum(probabilities[order])
+    ranks = []
     for slack_p in (-1e-5, 1e-5):
-        mass = np.cumsum(probabilities[order])
-        n_kept = min(int((mass < top_p + slack_p).sum()) + 1, len(order))
+        last_kept = min(int((mass < top_p + slack_p).sum()), len(order) - 1)
         for slack_u in (-1e-5, 1e-5):
-            rank = int((mass[:n_kept] <= (u + slack_u) * mass[n_kept - 1]).sum())
-            allowed.add(order[min(rank, n_kept - 1)])
-    return allowed
+            rank = int((mass <= (u + slack_u) * mass[last_kept]).sum())
+            ranks.append(min(rank, last_kept))
+    return set(order[min(ranks) : max(ranks) + 1])
 
 
 @given(

@@ -32,6 +32,12 @@ SCOPES = ("all", "response", "prompt", "first:2", "response+last_prompt")
 GREEDY = GenerationSettings(max_new_tokens=6, temperature=0.0)
 
 
+@pytest.fixture(params=["tiny_lm", "stories_lm"])
+def any_lm(request: pytest.FixtureRequest) -> HookedLM:
+    """A random model with a sliding window, and a trained one with full attention."""
+    return request.getfixturevalue(request.param)
+
+
 class Readings:
     """resid_post of every real token at every layer, by row and position, as hooks pass by."""
 
@@ -77,13 +83,13 @@ def teacher_forced(lm: HookedLM, sequences: Sequence[TokenizedPrompt], **options
 
 
 def fitted_probes(lm: HookedLM, *, seed: int = 0) -> ProbeSet:
-    """Random directions; boundary at the median token, so that both branches of a gate are used."""
+    """Random directions; boundary between the middle tokens: both branches of a gate are used."""
     readings = teacher_forced(lm, sequences_of(lm, [5, 9, 12, 7], n_response=4))
     probes: list[LayerProbe] = []
     for layer in range(lm.n_layers):
         probe = make_probe(seed + layer, layer=layer, d_model=lm.d_model)
         rho = torch.cat([readings.of(row, layer) for row in range(4)]).float() @ probe.v_hat
-        m, sigma = rho.median().item(), rho.std().item() / 2
+        m, sigma = rho.sort().values[rho.numel() // 2 :][:2].mean().item(), rho.std().item() / 2
         numbers: dict[str, Any] = {"boundary": m, "mu_pos": m + sigma, "mu_neg": m - 0.8 * sigma}
         numbers |= {"sigma_pos": sigma / 3, "sigma_neg": sigma / 2, "delta_mu": 1.8 * sigma}
         probes.append(make_probe(seed + layer, layer=layer, d_model=lm.d_model, **numbers))

@@ -87,12 +87,20 @@ def test_a_template_that_trims_keeps_its_segments() -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}"
-         "{% endfor %}", "drops or reorders the system message"),
-        ("{{ raise_exception('no system role here') }}",
-         "refuses messages with the roles system, user: no system role here"),
-        ("{% for m in messages %}{% if 'lion' in m['content'] %}red {% endif %}"
-         "{{ m['content'] }} {% endfor %}", "renders a message differently depending on its text"),
+        (
+            "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}"
+            "{% endfor %}",
+            "drops or reorders the system message",
+        ),
+        (
+            "{{ raise_exception('no system role here') }}",
+            "refuses messages with the roles system, user: no system role here",
+        ),
+        (
+            "{% for m in messages %}{% if 'lion' in m['content'] %}red {% endif %}"
+            "{{ m['content'] }} {% endfor %}",
+            "renders a message differently depending on its text",
+        ),
         (None, "chat messages need a tokenizer with a chat template"),
     ],
 )
@@ -129,7 +137,8 @@ def test_token_strings_of_hostile_and_partial_tokens() -> None:
     tokenizer.add_tokens([AddedToken("<script>alert(1)</script>", special=False)])
     token_ids = tokenizer.encode("the <script>alert(1)</script>", add_special_tokens=False)
     assert [s.strip() for s in token_strings(tokenizer, token_ids)] == [
-        "the", "<script>alert(1)</script>"
+        "the",
+        "<script>alert(1)</script>",
     ]
 
 

@@ -67,7 +67,7 @@ def probes(tiny_lm: HookedLM) -> Any:
         probe = make_probe(layer, layer=layer, d_model=tiny_lm.d_model)
         resid = np.concatenate([resid_before(tiny_lm, p, layer) for p in prompts_of(tiny_lm)])
         rho = resid @ probe.v_hat.double().numpy()
-        m, spread = float(np.median(rho)), float(rho.std())
+        m, spread = float(np.sort(rho)[len(rho) // 2 :][:2].mean()), float(rho.std())
         numbers: dict[str, Any] = {"boundary": m, "mu_pos": m + spread, "mu_neg": m - spread}
         numbers |= {"sigma_pos": spread / 50, "sigma_neg": spread / 40, "delta_mu": 2 * spread}
         made.append(make_probe(layer, layer=layer, d_model=tiny_lm.d_model, **numbers))
