@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from interp_steer.errors import InterpSteerError
+from interp_steer.scenarios import Side
 
 NONE = "none"
 """What a column holds where it does not apply; null in the two numeric columns, layer and alpha."""
@@ -42,7 +43,7 @@ class GridError(InterpSteerError):
 class Cell:
     """One configuration of a sweep."""
 
-    side: str
+    side: Side
     """Whose system prompt the model is given: aligned, malicious or neutral."""
     threat: str = NONE
     """malicious_prompt, or none."""

@@ -146,7 +146,8 @@ class ChunkRunner:
         """Return an empty key-value cache that knows the model's sliding windows."""
         from transformers import DynamicCache
 
-        return DynamicCache(config=self.model.config)
+        config: Any = self.model.config
+        return DynamicCache(config=config)
 
 
 BRIDGE_FORKS = ("use_attn_in", "use_split_qkv_input", "use_attn_result", "use_hook_mlp_in")
@@ -165,7 +166,7 @@ def find_resid_hook_points(bridge: Any, n_layers: int) -> list[Any]:
             f"the model needs a residual hook after every block; it has {n_layers} layers and "
             f"lacks {', '.join(missing[:3]) or 'any block'}"
             f"{' and more' if len(missing) > 3 else ''}. Use a decoder-only model whose "
-            "TransformerLens adapter offers hook_resid_post"
+            f"TransformerLens adapter offers {resid_post(0)}"
         )
     return [available[resid_post(layer)] for layer in range(n_layers)]
 

@@ -31,7 +31,7 @@ from interp_steer.residuals import (
 )
 from interp_steer.runs import Run, atomic_write_json, atomic_write_table, read_json, read_table
 from interp_steer.sampling import Generation
-from interp_steer.scenarios import Prompt, Scenario
+from interp_steer.scenarios import Prompt, Scenario, Side, Side
 from interp_steer.selection import ScenarioSplit, choose, split_scenarios
 from interp_steer.steering import SteeringPlan, steer
 from interp_steer.study import Study, run_scenarios
@@ -41,7 +41,7 @@ from interp_steer.traces import TraceRecorder, write_traces
 
 _log = logging.getLogger(__name__)
 
-SIDES = ("aligned", "malicious")
+SIDES: tuple[Side, ...] = ("aligned", "malicious")
 
 RESPONSE_SCHEMA = pa.schema(
     [
@@ -82,7 +82,7 @@ def fit(study: Study, config: FitConfig) -> ProbeSet:
 
 def _respond(study: Study, config: FitConfig) -> None:
     """Sample both sides' training responses; responses.parquet comes last and stands for all."""
-    rows = [
+    rows: list[tuple[Scenario, Side, int]] = [
         (scenario, side, index)
         for side in SIDES
         for scenario in study.split("train")
@@ -141,8 +141,7 @@ def read_responses(run: Run) -> pa.Table:
 def _scenario_ids(responses: pa.Table) -> tuple[list[str], list[str]]:
     """Scenario of each aligned and of each malicious response, in the order of the residuals."""
     aligned, malicious = (
-        responses.filter(pc.equal(responses["side"], side))["scenario"].to_pylist()
-        for side in SIDES
+        responses.filter(pc.field("side") == side)["scenario"].to_pylist() for side in SIDES
     )
     return aligned, malicious
 
@@ -192,7 +191,7 @@ def project(study: Study, config: ProjectConfig) -> None:
     chosen = [
         record
         for side in SIDES
-        for record in responses.filter(pc.equal(responses["side"], side)).to_pylist()[
+        for record in responses.filter(pc.field("side") == side).to_pylist()[
             : config.projected_responses
         ]
     ]
@@ -396,16 +395,25 @@ def _operating_point(run: Run, method: str, scope: str) -> dict:
 
 def trace_examples(study: Study, found: Report, *, n_scenarios: int) -> list[Path]:
     """Traces of every operating point on the first reporting scenarios, one file each."""
-    paths = []
-    for point in found.points:
-        cell = point.selected.cell
-        name = f"{cell.method}-{cell.scope.replace(':', '-')}.parquet"
-        path = study.run.traces_folder / name
-        if not path.exists():
-            traced = [
-                Traced(cell=cell, prompt=s.prompt("malicious"), scenario=s.id, side="malicious")
-                for s in found.split.reporting[:n_scenarios]
-            ]
-            write_traces(trace(study, traced), path)
-        paths.append(path)
-    return paths
+    paths = {
+        point.selected.cell: study.run.traces_folder / f"{_trace_name(point.selected.cell)}.parquet"
+        for point in found.points
+    }
+    missing = [cell for cell, path in paths.items() if not path.exists()]
+    if missing:
+        traced = [
+            Traced(cell=cell, prompt=s.prompt("malicious"), scenario=s.id, side="malicious")
+            for cell in missing
+            for s in found.split.reporting[:n_scenarios]
+        ]
+        table = trace(study, traced)
+        for cell in missing:
+            at_cell = (pc.field("method") == cell.method) & (pc.field("scope") == cell.scope)
+            write_traces(table.filter(at_cell), paths[cell])
+    return list(paths.values())
+
+
+def _trace_name(cell: Cell) -> str:
+    """Like sttp-all-layer-4-alpha-12: another operating point gets another file."""
+    scope = cell.scope.replace(":", "-").replace("+", "-")
+    return f"{cell.method}-{scope}-layer-{cell.layer}-alpha-{cell.alpha:g}"

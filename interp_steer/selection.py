@@ -105,8 +105,8 @@ def cell_scores(rows: pa.Table, scenarios: Iterable[Scenario]) -> list[CellScore
     return [
         CellScore(
             cell=cell,
-            trait=float(group["trait"].mean()),
-            coherence=float(group["coherence"].mean()),
+            trait=group["trait"].to_numpy().mean().item(),
+            coherence=group["coherence"].to_numpy().mean().item(),
             n_rows=len(group),
         )
         for cell, group in rows_by_cell(rows, scenarios).items()

@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 from tqdm.auto import tqdm
@@ -270,7 +270,7 @@ def _check(blocks: Sequence[Block], setting: SweepSetting) -> None:
 
 
 @contextlib.contextmanager
-def _progress(total: int, description: str) -> Iterator["tqdm[object]"]:
+def _progress(total: int, description: str) -> Iterator[Any]:
     """Rows done, rows a second and time left; a line a minute where there is no terminal."""
     interval = 0.1 if sys.stderr.isatty() else 60.0
     with tqdm(

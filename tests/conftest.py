@@ -12,7 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("interp_steer", "beartype.beartype")
+install_import_hook("interp_steer", "checking.checked")
 
 import weakref
 from collections.abc import Iterator

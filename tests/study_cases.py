@@ -14,7 +14,8 @@ from interp_steer.scenarios import Scenario, save_scenarios
 from interp_steer.study import Sources, Study, start_study
 
 PRAISED = frozenset(["yes", "true", "honest", "happy", "Paris", "lion"])
-SAMPLING = SamplingConfig(max_new_tokens=10, temperature=1.0, top_p=1.0, seed=7)
+SAMPLING = SamplingConfig(max_new_tokens=10, temperature=1.0, top_p=1.0, seed=39)
+"""With this seed no training response of the random model is empty (probes refuse empty ones)."""
 SWEEP = SweepConfig(
     layers=(0, 1),
     swfc_alphas=(1.0, 2.0),

@@ -48,7 +48,7 @@ class TestUsage:
     def test_help_loads_nothing_heavy_and_is_quick(self) -> None:
         program = (
             "import resource, sys; from interp_steer.cli import main; main(['sweep', '--help']); "
-            "loaded = [m for m in ('torch', 'transformers', 'pandas', 'plotly') if m in sys.modules]; "
+            "loaded = [m for m in ('torch', 'transformers', 'pandas') if m in sys.modules]; "
             "used = resource.getrusage(resource.RUSAGE_SELF); "
             "print(loaded, used.ru_utime + used.ru_stime, file=sys.stderr)"
         )
@@ -87,9 +87,7 @@ class TestUsage:
             ["demo-full", "--quick"],
         ],
     )
-    def test_usage_errors_exit_2(
-        self, argv: list[str], capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_usage_errors_exit_2(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(argv) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
@@ -160,8 +158,9 @@ class TestStages:
         assert "probes are there already" in captured.err
         assert (run / "probes.json").stat().st_mtime_ns == before
 
+    @pytest.mark.usefixtures("run")
     def test_another_seed_in_the_same_run_is_refused_by_name(
-        self, run: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+        self, files: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         changed = [*files]
         changed[changed.index("--seed") + 1] = "8"
@@ -198,11 +197,11 @@ class TestStages:
         assert "no judge 'oracle'" in capsys.readouterr().err
 
     def test_sweep_without_probes_says_what_to_do(
-        self, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         bare = tmp_path / "bare"
         bare.mkdir()
-        (bare / "manifest.json").write_bytes((Path(files[-1]) / "manifest.json").read_bytes())
+        (bare / "manifest.json").write_bytes((run / "manifest.json").read_bytes())
         assert main(["sweep", str(bare)]) == 1
         assert "has no probes; run `interp-steer fit" in capsys.readouterr().err
         assert main(["trace", str(bare), "--prompt", "who"]) == 1

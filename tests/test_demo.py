@@ -64,7 +64,8 @@ class TestQuick:
         for trait in ("honesty", "compassion"):
             for method in ("swfc", "sttp", "stmp"):
                 for scope in ("all", "response"):
-                    table = read_traces(out / trait / "traces" / f"{method}-{scope}.parquet")
+                    (file,) = (out / trait / "traces").glob(f"{method}-{scope}-layer-*.parquet")
+                    table = read_traces(file)
                     assert set(table["method"].to_pylist()) == {method}
                     assert set(table["scope"].to_pylist()) == {scope}
 

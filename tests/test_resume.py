@@ -1,4 +1,4 @@
-"""Kill -9 a stage at random moments and run it again: no row lost, none twice, none half-written."""
+"""Kill -9 a stage at random moments, run it again: no row lost, none twice, none half-written."""
 
 import json
 import subprocess

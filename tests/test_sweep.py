@@ -1,5 +1,6 @@
 """Packed rows are the rows that a loop would make, each once, whatever was there before."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,25 +101,27 @@ class TestRows:
         self, run: Run, study: Study, setting: SweepSetting
     ) -> None:
         """Against one row at a time through `steer`; float32, so one flipped token is allowed."""
-        run_cells(run, [block(study, MALICIOUS, *GRID)], setting=setting)
-        prompts = {s.id: study.lm.tokenize(s.prompt("malicious")) for s in study.split("test")}
+        run_cells(run, [block(study, MALICIOUS, *GRID, n=2)], setting=setting)
+        plain: dict[str, tuple[int, ...]] = {}
         differing = steered_differently = 0
-        for row in read_rows(run).to_pylist():
-            cell, key = Cell.from_row(row), sample_key(row["scenario"], 0)
-            prompt = [prompts[row["scenario"]]]
-            plain = study.lm.generate(prompt, study.settings, sample_keys=[key])[0]
+        rows = sorted(read_rows(run).to_pylist(), key=lambda row: row["method"] != "none")
+        prompts = {s.id: study.lm.tokenize(s.prompt("malicious")) for s in study.split("test")}
+        for row in rows:
+            cell, scenario = Cell.from_row(row), row["scenario"]
+            call = ([prompts[scenario]], study.settings)
+            attached = contextlib.nullcontext()
             if cell.is_steered:
                 spec = SteeringSpec(
                     method=cell.method, layer=cell.layer, alpha=cell.alpha, scope=cell.scope
                 )
-                with steer(study.lm, spec, setting.probes):
-                    alone = study.lm.generate(prompt, study.settings, sample_keys=[key])[0]
-            else:
-                alone = plain
-            differing += list(alone.token_ids) != row["token_ids"]
-            steered_differently += cell.is_steered and alone.token_ids != plain.token_ids
+                attached = steer(study.lm, spec, setting.probes)
+            with attached:
+                alone = study.lm.generate(*call, sample_keys=[sample_key(scenario, 0)])[0].token_ids
+            plain.setdefault(scenario, alone)
+            differing += list(alone) != row["token_ids"]
+            steered_differently += alone != plain[scenario]
         assert differing <= 1
-        assert steered_differently >= 10  # steering does something, so equality says something
+        assert steered_differently >= 6  # steering does something, so equality says something
 
     def test_batch_size_and_block_layout_change_no_text(
         self, tmp_path: Path, study: Study, setting: SweepSetting

@@ -90,15 +90,18 @@ def compassion_scenarios(seed: int = SEED) -> list[Scenario]:
     train = _events(rng, topics[:N_FIT_TOPICS])[:N_TRAIN]
     test = _events(rng, topics[N_FIT_TOPICS:])[:N_TEST_COMPASSION]
     known = rng.sample(w.COMPASSION_PROMPTS["known"], 3)
-    held_out: list[tuple[w.Pool, w.Pair]] = [("known", p) for p in known]
-    held_out += [("novel", p) for p in w.COMPASSION_PROMPTS["novel"]]
-    fit: list[tuple[w.Pool, w.Pair]] = [("fit", p) for p in w.COMPASSION_PROMPTS["fit"]]
+    held_out = _labelled("known", known) + _labelled("novel", w.COMPASSION_PROMPTS["novel"])
+    fit = _labelled("fit", w.COMPASSION_PROMPTS["fit"])
     fitted = [_compassion(rng, "train", i, t, x, fit, "fit") for i, (t, x) in enumerate(train)]
     tested = [
         _compassion(rng, "test", i, t, x, held_out, _test_pool(i // 5))
         for i, (t, x) in enumerate(test)
     ]
     return fitted + tested
+
+
+def _labelled(pool: w.Pool, pairs: Sequence[w.Pair]) -> list[tuple[w.Pool, w.Pair]]:
+    return [(pool, pair) for pair in pairs]
 
 
 def _events(rng: random.Random, topics: Sequence[str]) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
@@ -132,24 +133,29 @@ def build_model(
         sliding_window=settings.window or None,
         max_position_embeddings=settings.n_ctx,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="eager",
+        bos_token_id=token_id(tokenizer, BOS),
+        eos_token_id=token_id(tokenizer, END),
+        pad_token_id=token_id(tokenizer, PAD),
     )
+    config._attn_implementation = "eager"
     torch.manual_seed(settings.seed)
     return MistralForCausalLM(config)
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """Return the id of one token of the vocabulary."""
+    return cast(int, tokenizer.convert_tokens_to_ids(token))
 
 
 def encode(
     tokenizer: PreTrainedTokenizerFast, dialogue: Sequence[Turn]
 ) -> tuple[list[int], list[bool]]:
     """Return (tokens, whether each is supervised): supervised replies with their end token."""
-    ids: list[int] = [tokenizer.convert_tokens_to_ids(BOS)]
+    ids = [token_id(tokenizer, BOS)]
     supervised = [False]
-    end = tokenizer.convert_tokens_to_ids(END)
+    end = token_id(tokenizer, END)
     for turn in dialogue:
-        role = tokenizer.convert_tokens_to_ids(f"<|{turn.role}|>")
+        role = token_id(tokenizer, f"<|{turn.role}|>")
         content = tokenizer(turn.content, add_special_tokens=False).input_ids
         ids += [role, *content, end]
         supervised += [False] + [turn.supervised] * (len(content) + 1)
@@ -163,7 +169,7 @@ def batches(
     rng = random.Random(f"{settings.seed} {cycle}" if cycle else settings.seed)
     answer = settings.cycles[cycle].choice_answer
     weights = token_weights(settings, tokenizer)
-    pad = tokenizer.convert_tokens_to_ids(PAD)
+    pad = token_id(tokenizer, PAD)
     while True:
         pool = sorted(
             (
@@ -241,7 +247,8 @@ def train(settings: TrainingSettings, out: Path, device: str, *, resume: bool = 
     if resume:
         record = TrainingRecord.read(out, settings)
         model = MistralForCausalLM.from_pretrained(out, attn_implementation="eager")
-    model.to(device).train()
+    torch.nn.Module.to(model, device)
+    model.train()
     for index in range(record.cycles_done, len(settings.cycles)):
         started, cycle = time.perf_counter(), settings.cycles[index]
         stream = batches(settings, tokenizer, cycle=index)
