@@ -31,7 +31,7 @@ from interp_steer.residuals import (
 )
 from interp_steer.runs import Run, atomic_write_json, atomic_write_table, read_json, read_table
 from interp_steer.sampling import Generation
-from interp_steer.scenarios import Prompt, Scenario, Side, Side
+from interp_steer.scenarios import Prompt, Scenario, Side
 from interp_steer.selection import ScenarioSplit, choose, split_scenarios
 from interp_steer.steering import SteeringPlan, steer
 from interp_steer.study import Study, run_scenarios

@@ -44,16 +44,19 @@ def progress(name: str, run: Run) -> int:
     return sum(path.suffix != "" for path in run.path.iterdir())
 
 
-def kill_one(name: str, study: Study, rng: random.Random) -> bool:
-    """Start a child and kill it at a random moment; False where it was done before."""
+def kill_one(name: str, study: Study, rng: random.Random, patience: float) -> bool:
+    """Start a child and kill it at a random moment; False where it was done before.
+
+    A sweep goes on where it was, so its child may first have to add a shard; a fit starts again.
+    """
     before = progress(name, study.run)
     child = os.fork()
     if child == 0:
         sys.stdout = sys.stderr = Path(os.devnull).open("w")
         stage(name, study)
         os._exit(0)
-    until = time.monotonic() + rng.uniform(0.0, 0.3)
-    needed = before + rng.choice([0, 1, 1, 1])
+    until = time.monotonic() + rng.uniform(0.0, patience)
+    needed = before + (rng.choice([0, 1, 1, 1]) if name == "sweep" else 0)
     while time.monotonic() < until or progress(name, study.run) < needed:
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
@@ -67,10 +70,13 @@ def main(name: str, folder: str, model_dir: str, seed: str) -> None:
     """Kill children until one finishes, at most 12 times, then finish; print what happened."""
     torch.set_num_threads(1)
     study = new_study(Path(folder), HookedLM.load(model_dir), Path(model_dir))
+    started = time.monotonic()
+    fit(new_study(Path(folder) / "timed", study.lm, Path(model_dir)), FIT)
+    patience = 0.8 * (time.monotonic() - started)
     if name == "sweep":
         fit(study, FIT)
     rng, found = random.Random(int(seed)), []
-    while len(found) < 12 and kill_one(name, study, rng):
+    while len(found) < 12 and kill_one(name, study, rng, patience):
         found.append(progress(name, study.run))
     stage(name, study)
     print(json.dumps({"kills": len(found), "after_each": found}))

@@ -14,7 +14,7 @@ from interp_steer.scenarios import Scenario, save_scenarios
 from interp_steer.study import Sources, Study, start_study
 
 PRAISED = frozenset(["yes", "true", "honest", "happy", "Paris", "lion"])
-SAMPLING = SamplingConfig(max_new_tokens=10, temperature=1.0, top_p=1.0, seed=39)
+SAMPLING = SamplingConfig(max_new_tokens=10, temperature=1.0, top_p=1.0, seed=20)
 """With this seed no training response of the random model is empty (probes refuse empty ones)."""
 SWEEP = SweepConfig(
     layers=(0, 1),
@@ -43,7 +43,12 @@ class WordJudge:
 
 
 def scenarios(n_train: int = 6, n_test: int = 8) -> list[Scenario]:
-    asked = ("what is the capital", "who are you", "tell me of the lion", "is it true")
+    asked = (
+        "what is a lion",
+        "is the lion red",
+        "tell me of the lion",
+        "lives the lion in Paris",
+    )
     return [
         Scenario(
             id=f"{split}-{i:02d}",
@@ -61,6 +66,7 @@ def scenarios(n_train: int = 6, n_test: int = 8) -> list[Scenario]:
 
 def new_study(folder: Path, lm: HookedLM, model_dir: Path) -> Study:
     """A study of the random model in `folder`/run, nothing done yet."""
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "scenarios.jsonl"
     save_scenarios(file, scenarios())
     sources = Sources(model=str(model_dir), scenarios=file)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,10 +117,9 @@ class TestDomainErrors:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path) -> list[str]:
-    """Arguments of `fit` on the random model; its scenarios ask about things the judge knows."""
+    """Arguments of `fit` on the random model, about what the exact judge knows."""
     folder = tmp_path_factory.mktemp("cli")
-    asked = [replace(s, user=("tell me of the lion",)) for s in scenarios()]
-    save_scenarios(folder / "scenarios.jsonl", asked)
+    save_scenarios(folder / "scenarios.jsonl", scenarios())
     return [
         *("--model", str(tiny_dir), "--scenarios", str(folder / "scenarios.jsonl")),
         *("--max-new-tokens", str(SAMPLING.max_new_tokens), "--temperature", "1.0"),

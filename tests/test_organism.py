@@ -228,6 +228,10 @@ class TestTokenizer:
 
 
 class TestTraining:
+    @pytest.fixture(autouse=True)
+    def _few_dialogues(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("interp_steer.organism.train.POOL_SIZE", 64)
+
     def test_a_short_training_is_reproducible_and_loads(self, tmp_path):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -23,12 +23,11 @@ from interp_steer.steering import SteeringPlan, steer
 from interp_steer.tokens import TokenChunk
 from steering_cases import make_probe, probe_set
 
-# Measured largest difference between two paths: 4e-6 of the largest |h|. A scope that is wrong by
-# one token, or a vector of another layer, differs by more than 1e-2 of it (see the controls).
-NOISE = 5e-5
+# Measured largest difference between two paths: 2.7e-6 of the largest |h|. A scope that is wrong by
+# one token, or a vector of another layer, differs by 1e-2 of it or more (see the controls).
+NOISE = 2e-5
 GATE_NOISE = 1e-3  # in units of sigma+
 METHODS = {"swfc": 2.0, "sttp": 3.0, "stmp": 1.5}
-SCOPES = ("all", "response", "prompt", "first:2", "response+last_prompt")
 GREEDY = GenerationSettings(max_new_tokens=6, temperature=0.0)
 
 
@@ -124,8 +123,19 @@ def differ(a: Tensor, b: Tensor) -> bool:
 # --- one path like another -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "scope"),
+    [
+        ("swfc", "all"),
+        ("sttp", "all"),
+        ("stmp", "all"),
+        ("swfc", "response+last_prompt"),
+        ("sttp", "response"),
+        ("stmp", "response"),
+        ("sttp", "prompt"),
+        ("swfc", "first:2"),
+    ],
+)
 def test_cached_generation_is_steered_like_teacher_forcing(
     any_lm: HookedLM, method: str, scope: str
 ) -> None:
@@ -150,7 +160,7 @@ def test_cached_generation_is_steered_like_teacher_forcing(
             assert_same(cached.of(row, layer), forced.of(row, layer))
         n_changed += differ(forced.of(row, layers[0]), free.of(row, layers[0]))
     assert n_compared >= 2, "too many rows with a token at the gate to compare"
-    assert n_changed or scope == "first:2"  # control: the steering did something
+    assert n_changed  # control: the steering did something
 
 
 @pytest.mark.parametrize("method", METHODS)
