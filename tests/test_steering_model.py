@@ -5,6 +5,7 @@ whole or in pieces. Residuals are compared at every layer and token. A token who
 within `GATE_NOISE` of a threshold may gate either way; rows with one are counted apart.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def teacher_forced(lm: HookedLM, sequences: Sequence[TokenizedPrompt], **options
     return readings
 
 
+@functools.cache
 def fitted_probes(lm: HookedLM, *, seed: int = 0) -> ProbeSet:
     """Random directions; boundary between the middle tokens: both branches of a gate are used."""
     readings = teacher_forced(lm, sequences_of(lm, [5, 9, 12, 7], n_response=4))
