@@ -30,15 +30,16 @@ def test_full_is_the_papers_grid_and_the_standard_demo_has_eight_draws() -> None
     assert standard.scopes == ("all", "response")
 
 
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, organism_lm: HookedLM) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    assert organism_lm.n_layers == 8
+    assert main(["demo", "--quick", "--out", str(folder)]) == 0
+    return folder
+
+
 @pytest.mark.slow
 class TestQuick:
-    @pytest.fixture(scope="class")
-    def out(self, tmp_path_factory: pytest.TempPathFactory, organism_lm: HookedLM) -> Path:
-        folder = tmp_path_factory.mktemp("demo")
-        assert organism_lm.n_layers == 8
-        assert main(["demo", "--quick", "--out", str(folder)]) == 0
-        return folder
-
     def test_summary_has_every_field(self, out: Path) -> None:
         summary = json.loads((out / "summary.json").read_text())
         assert summary_schema.problems(summary) == []
