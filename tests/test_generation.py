@@ -141,11 +141,16 @@ def test_hooked_generation_equals_hooked_teacher_forcing(pair: Pair) -> None:
 def test_hooks_see_every_token_once_and_the_stop_token_never(
     tiny_lm: HookedLM, prefill_chunk: int | None
 ) -> None:
+    """Two dozen rows that end one by one: some while others still wait to leave the batch."""
     settings = GenerationSettings(max_new_tokens=25, temperature=0.9, prefill_chunk=prefill_chunk)
+    prompts = random_sequences(tiny_lm.d_vocab, LENGTHS * 3)
+    keys = [str(row) for row in range(len(prompts))]
     witness = Witness()
     with tiny_lm.hooks({2: witness}):
-        generations = generate(tiny_lm, settings)
-    assert texts(generations) == texts(generate(tiny_lm, settings))  # watching changes nothing
+        generations = tiny_lm.generate(prompts, settings, sample_keys=keys)
+    plain = tiny_lm.generate(prompts, settings, sample_keys=keys)
+    assert texts(generations) == texts(plain)  # watching changes nothing
+    assert len({len(generation.token_ids) for generation in generations}) > 5
     assert {g.stop_reason for g in generations} == {"stop_token", "length"}
     for row, generation in enumerate(generations):
         sequence = generation.sequence

@@ -141,7 +141,7 @@ class TestReport:
     def table(self) -> pa.Table:
         """Layer 1 shines on the selection scenarios alone; that must not reach the report."""
         controls = control_cells([cell(1)], n_draws=2)
-        chosen = {**BASE, cell(1): (90.0, 95.0), cell(2): (70.0, 95.0)}
+        chosen = {**BASE, cell(1): (90.0, 95.0), cell(2): (70.0, 95.0), MALICIOUS: (50.0, 100.0)}
         reported = {**BASE, cell(1): (40.0, 92.0), **dict.fromkeys(controls, (5.0, 80.0))}
         reported[controls[0]] = (15.0, 80.0)
         return pa.concat_tables(
@@ -153,7 +153,7 @@ class TestReport:
     ) -> None:
         (point,) = report(self.table(), self.split).points
         assert point.selected.cell == cell(1)
-        assert point.in_sample_recovered == pytest.approx(0.9)
+        assert point.in_sample_recovered == pytest.approx(0.8)  # (90 - 50) / (100 - 50)
         assert point.reported.recovered.value == pytest.approx(0.4)
         assert point.reported.n_scenarios == 16
 

@@ -82,6 +82,13 @@ def test_resampling_is_of_clusters_not_of_rows() -> None:
     assert as_rows.interval.high - as_rows.interval.low < width / 2
 
 
+def test_clusters_of_unequal_size_are_weighted_by_their_rows() -> None:
+    """Samples of two clusters, one row of 0 and nine of 100, have the means 0, 90 and 100 only."""
+    estimate = mean_estimate(clusters([[0.0], [100.0] * 9]), resample_weights(2))
+    assert estimate.value == pytest.approx(90)
+    assert (estimate.interval.low, estimate.interval.high) == (0.0, 100.0)
+
+
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     """200 repeats, 30 clusters: nominal 95 %, binomial noise 1.5 points; a half-width one fails."""
     generator = np.random.default_rng(1)

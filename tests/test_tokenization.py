@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from conftest import TINY_WORDS, tiny_tokenizer
 from interp_steer.errors import ModelError
@@ -109,6 +110,18 @@ def test_templates_that_cannot_be_trusted_are_refused(template: str | None, mess
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match=message):
         tokenize(chat(("system", "tell the truth"), ("user", "the lion")), tokenizer)
+
+
+def test_tokens_that_straddle_message_and_template_go_to_the_message() -> None:
+    """A word with the template's space before it; a full stop merged with its line break."""
+    pieces = ["user", ":", " lion", " is", " sad", ".\n", "\n", "?"]
+    inner = Tokenizer(models.WordLevel({p: i for i, p in enumerate(pieces)}, unk_token="?"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?\w+|\.\n|\W"), "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="?")
+    tokenizer.chat_template = "{% for m in messages %}user: {{ m['content'] }}\n{% endfor %}"
+    tokens = tokenize(chat(("user", "lion is sad.")), tokenizer)
+    assert [pieces[i] for i in tokens.token_ids] == ["user", ":", " lion", " is", " sad", ".\n"]
+    assert tokens.segments == (Segment.TEMPLATE,) * 2 + (Segment.USER,) * 4
 
 
 def test_control_tokens_inside_a_message_are_refused() -> None:
