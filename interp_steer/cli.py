@@ -24,8 +24,8 @@ from interp_steer.config import (
 from interp_steer.errors import InterpSteerError
 
 if TYPE_CHECKING:
-    from interp_steer.pipeline import Traced
     from interp_steer.runs import Run
+    from interp_steer.trace_stage import Traced
 
 _INTERRUPTED = 130
 
@@ -83,8 +83,8 @@ class Fit:
         """Return how readable the trait is at every layer."""
         import torch
 
+        from interp_steer.fit_stage import fit, project
         from interp_steer.model import HookedLM
-        from interp_steer.pipeline import fit, project
         from interp_steer.study import Sources, start_study
         from interp_steer.summary import probe_table
 
@@ -112,10 +112,11 @@ class Sweep:
 
     def run(self) -> str:
         """Return the table of operating points and controls."""
+        from interp_steer.fit_stage import load_probes
         from interp_steer.named_judges import load_judge
-        from interp_steer.pipeline import load_probes, select, sweep
         from interp_steer.runs import Run
         from interp_steer.study import reopen_study
+        from interp_steer.sweep_stage import select, sweep
 
         run = Run.open(self.run_folder)
         load_probes(run)
@@ -138,8 +139,8 @@ class Select:
 
     def run(self) -> str:
         """Return the table of operating points and controls."""
-        from interp_steer.pipeline import select
         from interp_steer.runs import Run
+        from interp_steer.sweep_stage import select
 
         run = Run.open(self.run_folder)
         return _table(run, select(run, coherence_share=self.coherence_share))
@@ -172,10 +173,10 @@ class Trace:
 
     def run(self) -> str:
         """Return the trace as text, coloured where stdout is a terminal."""
-        from interp_steer.pipeline import trace
         from interp_steer.runs import atomic_write_bytes
         from interp_steer.study import reopen_study
         from interp_steer.trace_files import write_traces
+        from interp_steer.trace_stage import trace
         from interp_steer.trace_view import render_html, render_terminal
 
         if (self.prompt is None) == (self.scenario is None):
@@ -194,9 +195,9 @@ class Trace:
 
     def _traced(self, run: "Run") -> "Traced":
         from interp_steer.errors import ScenarioError
-        from interp_steer.pipeline import Traced, cell_to_trace
         from interp_steer.scenarios import Prompt
         from interp_steer.study import run_scenarios
+        from interp_steer.trace_stage import Traced, cell_to_trace
 
         cell = cell_to_trace(run, self.config)
         if self.prompt is not None:

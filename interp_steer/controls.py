@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_steer.cells import GridError, parse_control
+from interp_steer.cells import MEAN_DIFFERENCE, GridError, parse_control
 from interp_steer.planes import FitMethod
 from interp_steer.probes import shuffled_label_direction
 from interp_steer.readability import SidePair
@@ -46,7 +46,7 @@ class ControlDirections:
         """The unit vector u of one control at one layer, float32.
 
         Args:
-            control: random_direction:I or shuffled_labels:I.
+            control: random_direction:I, shuffled_labels:I or mean_difference.
             layer: zero-based.
 
         Raises:
@@ -68,6 +68,8 @@ class ControlDirections:
             d_model = aligned.values.shape[-1]
             return random_direction(d_model, draw=draw, layer=layer, seed=self._seed)
         place = aligned.layers.index(layer)
+        if kind == MEAN_DIFFERENCE:
+            return mean_difference(aligned.values[:, place], malicious.values[:, place])
         directions = shuffled_label_direction(
             aligned.values[:, place : place + 1],
             malicious.values[:, place : place + 1],
@@ -77,6 +79,14 @@ class ControlDirections:
             method=self._method,
         )
         return directions[0]
+
+
+def mean_difference(
+    aligned: Float[Tensor, "response d_model"], malicious: Float[Tensor, "response d_model"]
+) -> Float[Tensor, "d_model"]:
+    """Unit difference of the class means ("CAA"), computed in float64."""
+    difference = aligned.double().mean(dim=0) - malicious.double().mean(dim=0)
+    return (difference / difference.norm()).float()
 
 
 def random_direction(

@@ -21,15 +21,17 @@ from interp_steer.config import (
     SamplingConfig,
     SweepConfig,
 )
+from interp_steer.fit_stage import fit, project
 from interp_steer.model import HookedLM
 from interp_steer.named_judges import load_judge
 from interp_steer.organism import MODEL_DIR, Trait, multiple_choice_questions, scenarios_path
-from interp_steer.pipeline import fit, project, select, sweep, trace_examples
 from interp_steer.reporting import Report
 from interp_steer.runs import atomic_write_json
 from interp_steer.sampling import GenerationSettings
 from interp_steer.study import Sources, Study, start_study, versions
 from interp_steer.summary import report_as_summary, report_table
+from interp_steer.sweep_stage import select, sweep
+from interp_steer.trace_stage import trace_examples
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from interp_steer.cells import ALIGNED, MALICIOUS
-from interp_steer.pipeline import load_probes
+from interp_steer.fit_stage import load_probes
 from interp_steer.plots import (
     Baseline,
     LayerSweep,

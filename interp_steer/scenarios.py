@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from interp_steer.errors import ScenarioError
 
-Side = Literal["aligned", "malicious", "neutral"]
+Side = Literal["aligned", "malicious", "neutral", "defended"]
 Role = Literal["system", "user", "assistant"]
 Split = Literal["train", "test"]
 
@@ -113,21 +113,27 @@ class Scenario:
     def prompt(self, side: Side) -> Prompt:
         """Return the prompt of one side: its system message and the first user turn.
 
-        Side "neutral" has no system message.
+        Side "neutral" has no system message; "defended" has the malicious one followed by the
+        aligned one (a defence by prompt alone).
 
         Raises:
-            ScenarioError: an unknown side, or "neutral" of a raw pair, which has no third prompt.
+            ScenarioError: an unknown side, or "neutral" or "defended" of a raw pair, which has two
+                prompts only.
         """
         if side not in get_args(Side):
             raise ScenarioError(f"side must be one of {get_args(Side)}, got {side!r}")
         if self.is_raw:
-            if side == "neutral":
+            if side not in ("aligned", "malicious"):
                 raise ScenarioError(
-                    f"scenario {self.id!r} is a pair of raw prompts and has no neutral side; "
+                    f"scenario {self.id!r} is a pair of raw prompts and has no {side} side; "
                     "ask for 'aligned' or 'malicious'"
                 )
             return Prompt(text=self.prompt_aligned if side == "aligned" else self.prompt_malicious)
-        systems = {"aligned": self.system_aligned, "malicious": self.system_malicious}
+        systems = {
+            "aligned": self.system_aligned,
+            "malicious": self.system_malicious,
+            "defended": f"{self.system_malicious} {self.system_aligned}",
+        }
         return Prompt.chat(self.user[0], systems.get(side))
 
 

@@ -20,11 +20,12 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALL
 import torch
 
 from interp_steer.config import FitConfig
+from interp_steer.fit_stage import fit
 from interp_steer.model import HookedLM
-from interp_steer.pipeline import fit, sweep
 from interp_steer.runs import Run
 from interp_steer.study import Study
 from interp_steer.sweep import read_rows
+from interp_steer.sweep_stage import sweep
 from study_cases import SAMPLING, SWEEP, WordJudge, new_study
 
 FIT = FitConfig(sampling=SAMPLING, responses_per_scenario=2, batch_size=4)

@@ -7,9 +7,9 @@ files are right does not depend on it.
 from pathlib import Path
 
 from interp_steer.config import FitConfig, SamplingConfig, SweepConfig
+from interp_steer.fit_stage import fit
 from interp_steer.judges import JudgeScore
 from interp_steer.model import HookedLM
-from interp_steer.pipeline import fit
 from interp_steer.scenarios import Scenario, save_scenarios
 from interp_steer.study import Sources, Study, start_study
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from interp_steer.cells import KEY_COLUMNS
+from interp_steer.fit_stage import read_responses
 from interp_steer.model import HookedLM
-from interp_steer.pipeline import read_responses, sweep
 from interp_steer.residuals import load_residuals
 from interp_steer.runs import Run
 from interp_steer.study import Study
 from interp_steer.sweep import read_rows
+from interp_steer.sweep_stage import sweep
 from study_cases import SWEEP, WordJudge, tiny_study
 
 SCRIPT = Path(__file__).with_name("kill_and_resume.py")

@@ -49,7 +49,8 @@ FLOORS = (
     ("trace_blocks",),
     ("trace_view",),
     ("study",),
-    ("pipeline",),
+    ("fit_stage",),
+    ("sweep_stage", "trace_stage"),
     ("run_figures",),
     ("organism",),
     ("named_judges",),
@@ -367,7 +368,7 @@ class TestDocumentedColumns:
         )
 
     def test_sweep_responses_and_projections(self) -> None:
-        from interp_steer.pipeline import RESPONSE_SCHEMA
+        from interp_steer.fit_stage import RESPONSE_SCHEMA
         from interp_steer.projections import PROJECTION_SCHEMA
         from interp_steer.sweep import SWEEP_SCHEMA
 

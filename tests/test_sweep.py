@@ -21,9 +21,9 @@ from interp_steer.cells import (
 )
 from interp_steer.controls import ControlDirections, random_direction
 from interp_steer.errors import JudgeError, RunError
+from interp_steer.fit_stage import load_probes, read_responses
 from interp_steer.judges import JudgeScore
 from interp_steer.model import HookedLM
-from interp_steer.pipeline import load_probes, read_responses, sweep
 from interp_steer.residuals import load_residuals
 from interp_steer.runs import Run
 from interp_steer.specs import SteeringSpec
@@ -38,6 +38,7 @@ from interp_steer.sweep import (
     run_cells,
     sample_key,
 )
+from interp_steer.sweep_stage import sweep
 from study_cases import SWEEP, WordJudge, tiny_study
 
 
