@@ -169,12 +169,12 @@ class _Problem:
         d_intercept = -pull / total - float(middle @ d_weights)
         slope = float(state.gradient @ d_weights) + pull * d_intercept
         size = 1.0
-        if state.relative_gradient > TOLERANCE:  # below it, the objective is flat to rounding
-            while size > 1e-10 and (
-                self.objective(
-                    state.weights + size * d_weights, state.intercept + size * d_intercept
-                )
-                > state.objective + 1e-4 * size * slope
-            ):
-                size /= 2
+        # The objective is rounded: without the slack, steps near the optimum that are right to the
+        # last digit would be refused for an increase that is nothing but rounding.
+        ceiling = state.objective * (1 + 16 * np.finfo(np.float64).eps)
+        while size > 1e-10 and (
+            self.objective(state.weights + size * d_weights, state.intercept + size * d_intercept)
+            > ceiling + 1e-4 * size * slope
+        ):
+            size /= 2
         return state.weights + size * d_weights, state.intercept + size * d_intercept
