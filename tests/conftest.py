@@ -54,8 +54,15 @@ TINY_TEMPLATE = (
 )
 
 disable_progress_bar()
-# No deadline: two cores may be shared with a training run.
-settings.register_profile("suite", deadline=None, max_examples=40)
+# No deadline: cores may be shared.
+# The same examples in every run: a change is judged by what it changed. Search for new ones with
+# HYPOTHESIS_SEARCH=1.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    max_examples=40,
+    derandomize=not os.environ.get("HYPOTHESIS_SEARCH"),
+)
 settings.load_profile("suite")
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives
 
