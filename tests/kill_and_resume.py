@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -29,12 +28,17 @@ from interp_steer.sweep_stage import sweep
 from study_cases import SAMPLING, SWEEP, WordJudge, new_study
 
 FIT = FitConfig(sampling=SAMPLING, responses_per_scenario=2, batch_size=4)
+TOUCHES = {"open", "os.rename", "os.remove"}
+"""What is counted: a temporary file opened, put in place, removed; every write does all three."""
+LONGEST_LIFE = {"fit": 6, "sweep": 9}
+"""Touches a child lives for at most: well under what the stage needs in all."""
 
 
 def stage(name: str, study: Study) -> None:
     """What a child does."""
-    fit(study, FIT)
-    if name == "sweep":
+    if name == "fit":
+        fit(study, FIT)
+    else:
         sweep(study, SWEEP, judge=WordJudge())
 
 
@@ -45,39 +49,54 @@ def progress(name: str, run: Run) -> int:
     return sum(path.suffix != "" for path in run.path.iterdir())
 
 
-def kill_one(name: str, study: Study, rng: random.Random, patience: float) -> bool:
-    """Start a child and kill it at a random moment; False where it was done before.
+class Death:
+    """An audit hook that kills its process at the `at`-th touch of a temporary file of a run.
 
-    A sweep goes on where it was, so its child may first have to add a shard; a fit starts again.
+    Progress decides and not the clock, so a slow machine kills at the same places as a fast one.
+    With a `delay` (seconds) death comes a little later, in the midst of a write.
     """
-    before = progress(name, study.run)
+
+    def __init__(self, folder: Path, at: int, delay: float) -> None:
+        self.folder, self.at, self.delay, self.touched = str(folder), at, delay, 0
+
+    def is_temporary(self, path: str) -> bool:
+        return path.startswith(self.folder) and path.endswith(".tmp")
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        if event not in TOUCHES or not self.is_temporary(str(arguments[0])):
+            return
+        self.touched += 1
+        if self.touched != self.at:
+            return
+        if self.delay:
+            signal.setitimer(signal.ITIMER_REAL, self.delay)  # nobody handles SIGALRM: it kills
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_one(name: str, study: Study, rng: random.Random) -> bool:
+    """Start a child that dies at a random moment; False where it was done before."""
+    at, delay = rng.randint(1, LONGEST_LIFE[name]), rng.choice([0.0, rng.uniform(1e-5, 2e-3)])
     child = os.fork()
     if child == 0:
         sys.stdout = sys.stderr = Path(os.devnull).open("w")
+        sys.addaudithook(Death(study.run.path, at, delay))
         stage(name, study)
         os._exit(0)
-    until = time.monotonic() + rng.uniform(0.0, patience)
-    needed = before + (rng.choice([0, 1, 1, 1]) if name == "sweep" else 0)
-    while time.monotonic() < until or progress(name, study.run) < needed:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return False
-        time.sleep(rng.uniform(0.0, 0.01))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return True
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise SystemExit(f"the child failed by itself with status {os.WEXITSTATUS(status)}")
+    return os.WIFSIGNALED(status)
 
 
 def main(name: str, folder: str, model_dir: str, seed: str) -> None:
     """Kill children until one finishes, at most 12 times, then finish; print what happened."""
     torch.set_num_threads(1)
     study = new_study(Path(folder), HookedLM.load(model_dir), Path(model_dir))
-    started = time.monotonic()
-    fit(new_study(Path(folder) / "timed", study.lm, Path(model_dir)), FIT)
-    patience = 0.8 * (time.monotonic() - started)
     if name == "sweep":
         fit(study, FIT)
     rng, found = random.Random(int(seed)), []
-    while len(found) < 12 and kill_one(name, study, rng, patience):
+    while len(found) < 12 and kill_one(name, study, rng):
         found.append(progress(name, study.run))
     stage(name, study)
     print(json.dumps({"kills": len(found), "after_each": found}))
