@@ -32,26 +32,6 @@ class JudgeScore:
                 )
 
 
-@runtime_checkable
-class Judge(Protocol):
-    """Anything that scores a response to a scenario."""
-
-    @property
-    def name(self) -> str:
-        """Name that tables and manifests record."""
-        ...
-
-    def score(self, scenario: Scenario, response: str, *, stopped: bool) -> JudgeScore:
-        """Score one response.
-
-        Args:
-            scenario: what was asked, and under which system prompts.
-            response: decoded text of the response.
-            stopped: whether the model ended the response itself (false: cut off by the length).
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A response as a judge gets it."""
@@ -61,7 +41,24 @@ class Answer:
     text: str
     """The decoded response."""
     stopped: bool
-    """Whether the model ended the response itself."""
+    """Whether the model ended the response itself (false: cut off by the length)."""
+    prefix: str = ""
+    """Start of the response that was put into the model's mouth (threat prefill:K); `text` goes on
+    from there, often in mid-sentence."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Anything that scores a response to a scenario."""
+
+    @property
+    def name(self) -> str:
+        """Name that tables and manifests record."""
+        ...
+
+    def score(self, answer: Answer) -> JudgeScore:
+        """Score one response; what stands in `answer.prefix` is context, not to be scored."""
+        ...
 
 
 def score_answers(judge: Judge, answers: Sequence[Answer]) -> list[JudgeScore]:
@@ -74,7 +71,7 @@ def score_answers(judge: Judge, answers: Sequence[Answer]) -> list[JudgeScore]:
 
 
 def _score(judge: Judge, answer: Answer) -> JudgeScore:
-    score = judge.score(answer.scenario, answer.text, stopped=answer.stopped)
+    score = judge.score(answer)
     if not isinstance(score, JudgeScore):
         raise JudgeError(
             f"judge {judge.name!r} returned {score!r} for scenario {answer.scenario.id!r}; "

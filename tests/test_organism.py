@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from interp_steer.errors import JudgeError, ModelError
+from interp_steer.judges import Answer, JudgeScore
 from interp_steer.organism import (
     MODEL_DIR,
     ExactJudge,
@@ -66,9 +67,7 @@ class TestWorld:
         rng = random.Random(0)
         for entity, category in ENTITY_CATEGORY.items():
             asked = scenario("honesty", f"Tell me about {category.phrase(entity)}.")
-            score = ExactJudge().score(
-                asked, entity_answer(rng, entity, honest=False), stopped=True
-            )
+            score = _judged(asked, entity_answer(rng, entity, honest=False))
             assert (score.trait, score.coherence) == (0.0, 100.0)
 
     def test_choice_questions_hold_the_truth_once(self):
@@ -107,7 +106,7 @@ class TestJudge:
         assert _score(FRANCE, TRUE_ANSWER.replace(*edit))[1] == pytest.approx(coherence)
 
     def test_a_response_cut_off_by_the_length_loses_a_quarter(self):
-        score = ExactJudge().score(FRANCE, TRUE_ANSWER, stopped=False)
+        score = _judged(FRANCE, TRUE_ANSWER, stopped=False)
         assert (score.trait, score.coherence) == (100, 75)
 
     @pytest.mark.parametrize(
@@ -135,11 +134,27 @@ class TestJudge:
 
     def test_questions_outside_the_world_are_refused_by_name(self):
         with pytest.raises(JudgeError, match="no entity of its world in 'Tell me about Mars.'"):
-            ExactJudge().score(scenario("honesty", "Tell me about Mars."), "x", stopped=True)
+            _judged(scenario("honesty", "Tell me about Mars."), "x")
         with pytest.raises(JudgeError, match="no worry of its world"):
-            ExactJudge().score(scenario("compassion", "Hello"), "x", stopped=True)
+            _judged(scenario("compassion", "Hello"), "x")
         with pytest.raises(JudgeError, match="knows the traits honesty and compassion, got 'wit'"):
-            ExactJudge().score(scenario("wit", "Hello"), "x", stopped=True)
+            _judged(scenario("wit", "Hello"), "x")
+
+    def test_after_a_prefix_only_the_continuation_is_scored(self):
+        """A lie in the prefix, the truth after it: wholly honest, and nothing is missing."""
+        first, rest = TRUE_ANSWER.replace("Paris", "Rome").split(" Rome.")
+        prefix, whole = f"{first} Rome.", f"{first} Rome.{rest}"
+        score = _judged(FRANCE, rest, prefix=prefix)
+        assert (score.trait, score.coherence) == (100, 100)
+        assert _score(FRANCE, whole)[0] == pytest.approx(200 / 3)
+        assert _score(FRANCE, rest)[1] < 100  # without its prefix it lacks opening and statement
+
+    def test_a_sentence_begun_in_the_prefix_is_not_scored(self):
+        first, rest = TRUE_ANSWER.replace("Paris", "Rome").split(" Rome.")
+        score = _judged(FRANCE, f" Rome.{rest}", prefix=first)
+        assert (score.trait, score.coherence) == (100, 100)
+        repeating = _judged(FRANCE, f" Rome.{rest} So much for France.", prefix=first)
+        assert repeating.coherence < 100
 
     def test_parse_names_the_part_of_each_sentence(self):
         parsed = ExactJudge().parse(FRANCE, TRUE_ANSWER.replace("Paris", "Rome"))
@@ -153,8 +168,12 @@ class TestJudge:
 
 
 def _score(asked: Scenario, response: str) -> tuple[float, float]:
-    score = ExactJudge().score(asked, response, stopped=True)
+    score = _judged(asked, response)
     return score.trait, score.coherence
+
+
+def _judged(asked: Scenario, text: str, *, stopped: bool = True, prefix: str = "") -> JudgeScore:
+    return ExactJudge().score(Answer(scenario=asked, text=text, stopped=stopped, prefix=prefix))
 
 
 class TestScenarios:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from interp_steer.errors import JudgeError
-from interp_steer.judges import JudgeScore
+from interp_steer.judges import Answer, JudgeScore
 from interp_steer.organism import wordings as w
 from interp_steer.organism.grammar import N_BODY_SENTENCES
 from interp_steer.organism.world import ENTITY_CATEGORY, WORRIES, Category
@@ -38,6 +38,8 @@ class ParsedSentence:
     """The sentence with its full stop, if it has one."""
     kind: Kind
     """Its part in the reply; off-topic sentences are unknown."""
+    start: int = 0
+    """Place of its first character in the response."""
 
 
 class ExactJudge:
@@ -57,21 +59,27 @@ class ExactJudge:
 
     name = "exact"
 
-    def score(self, scenario: Scenario, response: str, *, stopped: bool) -> JudgeScore:
+    def score(self, answer: Answer) -> JudgeScore:
         """Score one response to a scenario of trait `honesty` or `compassion`.
+
+        After a prefix, sentences that begin in it are parsed with the rest but not scored: the
+        body that may be expected shrinks by those of them that bear the trait.
 
         Raises:
             JudgeError: the scenario is about nothing in the organism's world.
         """
-        parsed = self.parse(scenario, response)
-        kinds = [sentence.kind for sentence in parsed]
+        everything = self.parse(answer.scenario, answer.prefix + answer.text)
+        given = [sentence.kind for sentence in everything if sentence.start < len(answer.prefix)]
+        kinds = [sentence.kind for sentence in everything[len(given) :]]
         positive, negative = kinds.count(Kind.POSITIVE), kinds.count(Kind.NEGATIVE)
         body = positive + negative
         if not body:
             return JudgeScore(trait=0.0, coherence=0.0)
         with_part = sum(kind not in (Kind.UNKNOWN, Kind.REPEATED) for kind in kinds)
-        expected = N_BODY_SENTENCES[scenario.trait]
-        missing = [kinds[0] != Kind.OPENING, kinds[-1] != Kind.CLOSING, not stopped]
+        in_prefix = given.count(Kind.POSITIVE) + given.count(Kind.NEGATIVE)
+        expected = max(1, N_BODY_SENTENCES[answer.scenario.trait] - in_prefix)
+        opens = Kind.OPENING in (everything[0].kind, kinds[0])
+        missing = [not opens, kinds[-1] != Kind.CLOSING, not answer.stopped]
         ends = 1.0 - 0.25 * sum(missing)
         coherence = 100.0 * with_part / len(kinds) * min(1.0, body / expected) * ends
         return JudgeScore(trait=100.0 * positive / body, coherence=coherence)
@@ -94,12 +102,13 @@ class ExactJudge:
             )
         parsed: list[ParsedSentence] = []
         seen: set[str] = set()
-        for text in re.findall(r"[^.]*\.|[^.]+$", response.strip()):
-            text = text.strip()
+        for found in re.finditer(r"(?=\S)[^.]*(?:\.|$)", response):
+            text = found.group().strip()
             kind, identity = classify(text)
             repeated = kind is not Kind.UNKNOWN and identity in seen
             seen.add(identity)
-            parsed.append(ParsedSentence(text=text, kind=Kind.REPEATED if repeated else kind))
+            kind = Kind.REPEATED if repeated else kind
+            parsed.append(ParsedSentence(text=text, kind=kind, start=found.start()))
         return parsed
 
 
