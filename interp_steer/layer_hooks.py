@@ -6,7 +6,8 @@ once; a forward pass gathers them again only when rows have left the batch. Noth
 what to steer (`specs`) or how the hook is attached (`steering`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
@@ -126,7 +127,12 @@ class CompiledLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookRecord:
-    """What one layer's hook saw and did in one forward call, for the rows it steers."""
+    """What one layer's hook saw and did in one forward call, for the rows it steers.
+
+    It refers to the residual streams themselves and computes norms and the new projection only
+    when asked: a recorder takes what it needs at once and lets go of the record, or every step's
+    residual streams stay in memory.
+    """
 
     steering: CompiledLayer
     """The layer and its specs."""
@@ -134,6 +140,8 @@ class HookRecord:
     """Index of each row in the call."""
     positions: Int[Tensor, "batch pos"]
     """Position in the sequence; -1 at padding."""
+    segments: Int[Tensor, "batch pos"]
+    """`Segment` values; -1 at padding."""
     in_scope: Bool[Tensor, "batch pos"]
     """The scope let the method look at the token."""
     fired: Bool[Tensor, "batch pos"]
@@ -141,21 +149,46 @@ class HookRecord:
     capped: Bool[Tensor, "batch pos"]
     """Fired, and shortened by the cap."""
     projection_before: Float[Tensor, "batch pos"]
-    """<h, v_hat> as it arrived, activation units."""
-    projection_after: Float[Tensor, "batch pos"]
-    """<h', v_hat> as it left, rounded to the model's dtype."""
-    delta_norm: Float[Tensor, "batch pos"]
-    """|h' - h|."""
-    norm: Float[Tensor, "batch pos"]
-    """|h|."""
+    """<h, v_hat> as it arrived, float32, activation units."""
+    shift: Float[Tensor, "batch pos"]
+    """Signed distance that h was moved along the unit edit direction, float32, before rounding to
+    the model's dtype; exactly 0 where not fired."""
+    resid_before: Float[Tensor, "batch pos d_model"]
+    """h as it arrived, in the model's dtype."""
+    resid_after: Float[Tensor, "batch pos d_model"]
+    """h' as it left."""
+    v_hat: Float[Tensor, "d_model"]
+    """Unit direction of the probe, float32, where the tensors are."""
+
+    @property
+    def projection_after(self) -> Float[Tensor, "batch pos"]:
+        """<h', v_hat> as it left, rounded to the model's dtype."""
+        return project(self.resid_after, self.v_hat)
+
+    @property
+    def delta_norm(self) -> Float[Tensor, "batch pos"]:
+        """|h' - h| as it left, rounded to the model's dtype."""
+        return (self.resid_after.to(torch.float32) - self.resid_before.to(torch.float32)).norm(
+            dim=-1
+        )
+
+    @property
+    def norm(self) -> Float[Tensor, "batch pos"]:
+        """|h| in float32."""
+        return torch.linalg.vector_norm(self.resid_before, dim=-1, dtype=torch.float32)
 
 
 @runtime_checkable
 class Recorder(Protocol):
-    """Receives what hooks did, within the forward pass: it must not wait for the device."""
+    """Receives what hooks did, within the forward pass: it must not wait for the device.
+
+    A recorder that needs tokens in scope only may say so by an attribute `only_in_scope = True`.
+    Rows then may share the run of a prompt in which they have no token in scope; another recorder
+    would miss that prompt's tokens for all of them but one, and is refused there.
+    """
 
     def record(self, record: HookRecord) -> None:
-        """Keep `record`; its tensors are not written to afterwards."""
+        """Take what is wanted of `record`; its tensors are not written to afterwards."""
         ...
 
 
@@ -178,6 +211,7 @@ class LayerHook:
         self._rows: Tensor | None = None
         self._chosen: _Chosen | None = None
         self._is_first_call = True
+        self._slot_of_row = compiled.slot_of_row
         self._stacked = RowConstants.stack(compiled.slots, compiled.v_hat)
         self._v_hat = compiled.v_hat
 
@@ -205,7 +239,7 @@ class LayerHook:
 
     def _choose(self, rows: Int[Tensor, "batch"]) -> _Chosen | None:
         """Gather the constants of the rows in the batch."""
-        slot_of_row = self.compiled.slot_of_row
+        slot_of_row = self._slot_of_row
         if slot_of_row is None:
             return _Chosen(index=None, constants=self._stacked)
         self._check_row_count(rows.numel(), slot_of_row.numel())
@@ -216,6 +250,47 @@ class LayerHook:
         if not index.numel():
             return None
         return _Chosen(index=index, constants=self._stacked.take(slots.index_select(0, index)))
+
+    @contextmanager
+    def sharing_prompts(self, n_rows: int) -> Iterator[Bool[Tensor, "row"]]:
+        """Context for prompts that rows share: only rows with prompt tokens in scope are touched.
+
+        The others are left alone and not recorded; outside the block they are steered as ever.
+
+        Args:
+            n_rows: sequences of the call.
+
+        Yields:
+            Which rows have prompt tokens in scope here, and so need their own prompt. With a
+            recorder, a uniform plan lets no rows share: it learns their number from the first call.
+
+        Raises:
+            SteeringError: a recorder that needs tokens out of scope too, or another number of
+                sequences than the plan's.
+        """
+        if self._recorder is not None and not getattr(self._recorder, "only_in_scope", False):
+            raise SteeringError(
+                f"expected a recorder of tokens in scope only, got {type(self._recorder).__name__}:"
+                " where rows share the run of a prompt it would miss the prompt's tokens; generate "
+                "without share_prompts, or set only_in_scope = True on it if it needs no others"
+            )
+        slots = self._prompt_slots(n_rows)
+        self._slot_of_row, self._rows, self._is_first_call = slots, None, False
+        try:
+            yield slots >= 0
+        finally:
+            self._slot_of_row, self._rows = self.compiled.slot_of_row, None
+
+    def _prompt_slots(self, n_rows: int) -> Int[Tensor, "row"]:
+        """Return the slot of every row that has prompt tokens in scope, -1 for the others."""
+        scope = self._stacked.scope
+        looks = (scope.has_prompt | scope.has_last_prompt)[:, 0].cpu()
+        slots = self.compiled.slot_of_row
+        if slots is None:
+            may_share = self._recorder is None and not bool(looks[0])
+            return torch.full((n_rows,), -1 if may_share else 0)
+        self._check_row_count(n_rows, slots.numel())
+        return torch.where(looks[slots.clamp(min=0)], slots, -1)
 
     def _check_row_count(self, n_rows: int, n_specs: int) -> None:
         """Refuse a call with another number of rows than the plan; rows may leave later on."""
@@ -240,13 +315,15 @@ class LayerHook:
                     steering=self.compiled,
                     rows=chunk.rows,
                     positions=chunk.positions,
+                    segments=chunk.segments,
                     in_scope=in_scope,
                     fired=moved.fired & in_scope,
                     capped=moved.capped & in_scope,
                     projection_before=rho,
-                    projection_after=project(steered, self._v_hat),
-                    delta_norm=(steered.to(torch.float32) - h.to(torch.float32)).norm(dim=-1),
-                    norm=h.to(torch.float32).norm(dim=-1),
+                    shift=shift,
+                    resid_before=h,
+                    resid_after=steered,
+                    v_hat=self._v_hat,
                 )
             )
         return steered

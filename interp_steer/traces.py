@@ -1,9 +1,10 @@
 """Per-token diagnostics out of the hook: what was in scope, what fired, how far it moved.
 
 Why: a steered text alone does not say which tokens the gate chose or how large the edit was. A
-`TraceRecorder` keeps the tensors that the hooks produced anyway (nothing waits for the device, no
-object per token) and turns them into one Arrow table after the generation. A token that fired was
-below a threshold on one direction; the table does not show that it *caused* anything.
+`TraceRecorder` reduces every hook's tensors to a few numbers per token on the device (nothing
+waits for it, no object per token) and turns them into one Arrow table after the generation. A token
+that fired was below a threshold on one direction; the table does not show that it *caused*
+anything.
 
 All projections, thresholds, targets and caps are in the coordinates of v_hat, for the reversed
 direction too: there a token fires above its threshold, and its cap is a floor.
@@ -43,18 +44,21 @@ class TraceRecorder:
     """
 
     def __init__(self) -> None:
-        self._records: list[HookRecord] = []
+        self._seen: list[_Seen] = []
 
     def record(self, record: HookRecord) -> None:
-        """Keep one hook's tensors (called by the hooks)."""
-        self._records.append(record)
+        """Keep the per-token numbers of one hook call, not its residual streams."""
+        values = {name: getattr(record, name) for name in (*_PER_TOKEN, "norm")}
+        values["pos"] = record.positions
+        values["row"] = record.rows[:, None].expand_as(record.positions)
+        self._seen.append(_Seen(steering=record.steering, values=values))
 
     def clear(self) -> None:
         """Forget everything recorded."""
-        self._records.clear()
+        self._seen.clear()
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._seen)
 
     def table(
         self,
@@ -90,8 +94,8 @@ class TraceRecorder:
         labels.check(len(generations))
         tokens = _Tokens.of(lm, generations)
         parts = [
-            _layer_table(_gather(records), records[0].steering, tokens, labels)
-            for records in self._by_layer()
+            _layer_table(_gather(seen), seen[0].steering, tokens, labels)
+            for seen in self._by_layer()
         ]
         if not parts:
             return TRACE_SCHEMA.empty_table()
@@ -99,12 +103,22 @@ class TraceRecorder:
         order = np.lexsort([whole[name].to_numpy() for name in ("pos", "layer", "_row")])
         return whole.take(pa.array(order)).select(TRACE_SCHEMA.names).cast(TRACE_SCHEMA)
 
-    def _by_layer(self) -> list[list[HookRecord]]:
-        """Return the records, one list per compiled layer (two contexts may share a layer)."""
-        groups: dict[int, list[HookRecord]] = {}
-        for record in self._records:
-            groups.setdefault(id(record.steering), []).append(record)
+    def _by_layer(self) -> "list[list[_Seen]]":
+        """Return what was seen, one list per compiled layer (two contexts may share a layer)."""
+        groups: dict[int, list[_Seen]] = {}
+        for seen in self._seen:
+            groups.setdefault(id(seen.steering), []).append(seen)
         return list(groups.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What is kept of one hook call."""
+
+    steering: CompiledLayer
+    """The layer and its specs."""
+    values: dict[str, torch.Tensor]
+    """Numbers by name, each [batch, pos]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,16 +170,12 @@ class _Tokens:
         )
 
 
-def _gather(records: Sequence[HookRecord]) -> dict[str, np.ndarray]:
+def _gather(calls: Sequence[_Seen]) -> dict[str, np.ndarray]:
     """Return the real tokens of one layer as flat columns; only this waits for the device."""
     columns: dict[str, list[torch.Tensor]] = {}
-    for record in records:
-        is_real = record.positions >= 0
-        values = {name: getattr(record, name) for name in _PER_TOKEN}
-        values["norm"] = record.norm
-        values["pos"] = record.positions
-        values["row"] = record.rows[:, None].expand_as(record.positions)
-        for name, value in values.items():
+    for seen in calls:
+        is_real = seen.values["pos"] >= 0
+        for name, value in seen.values.items():
             columns.setdefault(name, []).append(value[is_real])
     return {name: torch.cat(parts).cpu().numpy() for name, parts in columns.items()}
 
