@@ -16,11 +16,11 @@ caller's stays too.
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_steer.errors import ModelError
@@ -33,6 +33,23 @@ LayerHooks = Mapping[int, ResidHook] | Sequence[tuple[int, ResidHook]]
 """Hooks by layer; a sequence may name a layer several times and runs them in its order."""
 
 
+@runtime_checkable
+class PromptSharingHook(Protocol):
+    """A hook under which rows with equal prompts may have them run once for all.
+
+    It must say which rows it looks at in the prompt; a plain function cannot.
+    """
+
+    def sharing_prompts(self, n_rows: int) -> AbstractContextManager[Bool[Tensor, "row"]]:
+        """Return the context in which prompts are run; it gives which rows need their own.
+
+        Args:
+            n_rows: sequences of the call. Inside, the hook meets only some of them: all that need
+                their own run, and one of each group that shares.
+        """
+        ...
+
+
 class ChunkRunner:
     """Runs chunks of tokens through a bridge and hands each chunk to the attached hooks."""
 
@@ -43,12 +60,40 @@ class ChunkRunner:
         self.hook_points = find_resid_hook_points(bridge, self.n_layers)
         self._forward_options = forward_options(self.model)
         self._chunk: TokenChunk | None = None
-        self._n_attached = 0
+        self._attached: list[ResidHook] = []
+
+    @property
+    def takes_positions(self) -> bool:
+        """True where the model's forward takes position ids."""
+        return "position_ids" in self._forward_options
 
     @property
     def has_hooks(self) -> bool:
         """True inside `attached`, when at least one hook is on."""
-        return self._n_attached > 0
+        return bool(self._attached)
+
+    @contextmanager
+    def sharing_prompts(self, n_rows: int) -> Iterator[Bool[Tensor, "row"]]:
+        """Context for running prompts that rows share; gives which rows need their own (on CPU).
+
+        Args:
+            n_rows: sequences of the call.
+
+        Raises:
+            ModelError: a hook is attached that cannot say which rows it looks at.
+        """
+        needs_own = torch.zeros(n_rows, dtype=torch.bool)
+        with ExitStack() as stack:
+            for hook in self._attached:
+                if not isinstance(hook, PromptSharingHook):
+                    raise ModelError(
+                        "share_prompts needs hooks that say which rows they look at in the prompt, "
+                        "those of a SteeringPlan for instance; the attached "
+                        f"{getattr(hook, '__name__', type(hook).__name__)} does not. Leave "
+                        "share_prompts out, or give the hook a method sharing_prompts"
+                    )
+                needs_own |= stack.enter_context(hook.sharing_prompts(n_rows)).cpu()
+            yield needs_own
 
     @contextmanager
     def attached(self, hooks: LayerHooks) -> Iterator[None]:
@@ -76,13 +121,15 @@ class ChunkRunner:
         point = self.hook_points[layer]
         point.add_hook(self._bridge_hook(layer, hook))
         handle = point.fwd_hooks[-1]
-        self._n_attached += 1
+        self._attached.append(hook)
         try:
             yield
         finally:
-            self._n_attached -= 1
+            # By identity, both: one hook may serve several layers, and the caller may have added
+            # or removed hooks of their own meanwhile.
+            place = next(i for i, other in enumerate(self._attached) if other is hook)
+            del self._attached[place]
             handle.hook.remove()
-            # By identity: the caller may have added or removed hooks of their own meanwhile.
             point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
 
     def _bridge_hook(self, layer: int, resid_hook: ResidHook) -> Callable[..., Tensor | None]:
@@ -112,6 +159,7 @@ class ChunkRunner:
         *,
         cache: Any | None = None,
         n_logits: int = 0,
+        first_positions: Int[Tensor, "batch"] | None = None,
     ) -> Float[Tensor, "batch pos_kept d_vocab"]:
         """Forward one chunk; the cache, if any, is extended in place.
 
@@ -120,10 +168,20 @@ class ChunkRunner:
             attention_mask: 1 at real tokens, 0 at padding, for cached and new positions.
             cache: Hugging Face cache from `new_cache`, or None for a single uncached call.
             n_logits: how many of the last positions need logits; 0 keeps all.
+            first_positions: position id of each row's first real token; None counts from 0. What
+                hooks are told does not change: their positions are those in the sequence.
+
+        Raises:
+            ModelError: `first_positions` for a model that takes no position ids.
         """
         options: dict[str, Any] = {"attention_mask": attention_mask}
-        if "position_ids" in self._forward_options:
-            options["position_ids"] = chunk.positions.clamp(min=0)
+        if self.takes_positions:
+            options["position_ids"] = _position_ids(chunk, first_positions)
+        elif first_positions is not None:
+            raise ModelError(
+                f"{type(self.model).__name__} takes no position ids, so first_positions cannot be "
+                "set; leave it out"
+            )
         if "logits_to_keep" in self._forward_options:
             options["logits_to_keep"] = n_logits
         options["use_cache"] = cache is not None
@@ -148,6 +206,16 @@ class ChunkRunner:
 
         config: Any = self.model.config
         return DynamicCache(config=config)
+
+
+def _position_ids(
+    chunk: TokenChunk, first_positions: Int[Tensor, "batch"] | None
+) -> Int[Tensor, "batch pos"]:
+    """Ids counted from each row's first real token; 0 at padding, which is masked."""
+    counted = chunk.positions
+    if first_positions is not None:
+        counted = torch.where(chunk.is_real, counted + first_positions[:, None], counted)
+    return counted.clamp(min=0)
 
 
 BRIDGE_FORKS = ("use_attn_in", "use_split_qkv_input", "use_attn_result", "use_hook_mlp_in")

@@ -4,10 +4,13 @@ The loop of its own, instead of the bridge's `generate`, because every hook must
 tokens it sees, finished rows should stop costing time, and a row's text must not depend on what it
 is batched with (see `sampling`). All rows start their response at the same step, so a decoding
 step has one response index for the whole batch and differs between rows only in the position.
+
+A sweep asks the same prompt many times. Rows that are not steered in their prompt may share its run
+(`share_prompts`): its cache is copied to each of them before the first step.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -87,6 +90,7 @@ def sample_responses(
     sample_keys: Sequence[str],
     rule: StopRule,
     pad_id: int,
+    share_prompts: bool = False,
 ) -> list[SampledTokens]:
     """Sample one response per prompt, in the order of `prompts`.
 
@@ -94,22 +98,33 @@ def sample_responses(
     sampled token once: with hooks on, the last token before a length limit too, whose logits
     nobody needs, because its residual counts (pooling, traces). A stop token is never run.
 
+    With `share_prompts`, rows with equal prompt tokens that no hook looks at there run them once;
+    hooks meet one of these rows in the prompt, and all from the first sampled token on.
+
     Raises:
-        ModelError: see `check_prompts` and `StopRule.limits`.
+        ModelError: see `check_prompts`, `StopRule.limits` and `ChunkRunner.sharing_prompts`.
     """
     check_prompts(prompts, sample_keys)
     limits = rule.limits(prompts, settings)
+    n_steps = max(limits, default=0)
     device = next(runner.model.parameters()).device
-    batch = left_pad(prompts, pad_id=pad_id, device=device)
-    rows = _LiveRows(runner, batch, max(limits))
-    record = _Record(len(prompts), max(limits), device)
+    record = _Record(len(prompts), n_steps, device)
     limit = torch.tensor(limits, device=device)
     stop_ids = torch.tensor(sorted(rule.stop_ids), device=device, dtype=torch.long)
-    uniforms = torch.from_numpy(row_uniforms(settings, sample_keys, max(limits))).float()
+    uniforms = torch.from_numpy(row_uniforms(settings, sample_keys, n_steps)).float()
     uniforms = uniforms.to(device)
     with runner.prepared():
-        logits = rows.prefill(settings.prefill_chunk)
-        for step in range(max(limits)):
+        if share_prompts:
+            with runner.sharing_prompts(len(prompts)) as needs_own:
+                shared = SharedPrompts.find(prompts, needs_own.tolist())
+                rows = _LiveRows(runner, shared.batch(prompts, pad_id, device), n_steps)
+                logits = rows.prefill(settings.prefill_chunk)
+            logits = rows.spread(logits, shared.place)
+        else:
+            batch = left_pad(prompts, pad_id=pad_id, device=device)
+            rows = _LiveRows(runner, batch, n_steps)
+            logits = rows.prefill(settings.prefill_chunk)
+        for step in range(n_steps):
             chosen = choose_tokens(logits, uniforms[rows.rows, step], settings)
             is_stop = torch.isin(chosen, stop_ids)
             record.add(rows.rows, step, chosen, logits, rows.is_open & ~is_stop)
@@ -124,6 +139,45 @@ def sample_responses(
                 break
             logits = rows.carry(logits)
     return record.results(limits, settings.max_new_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedPrompts:
+    """Which prompts of a call are run, and for which rows."""
+
+    run: tuple[int, ...]
+    """Rows whose prompt is run, ascending."""
+    place: tuple[int, ...]
+    """For every row of the call, where in `run` the prompt is that it goes on from."""
+
+    @classmethod
+    def find(cls, prompts: Sequence[TokenizedPrompt], needs_own: Sequence[bool]) -> "SharedPrompts":
+        """Group the rows with equal tokens, except those that need their own run.
+
+        Args:
+            prompts: one per row.
+            needs_own: one per row: something is done to it, or noted of it, in the prompt.
+        """
+        run: list[int] = []
+        place: list[int] = []
+        known: dict[tuple[int, ...], int] = {}
+        for row, (prompt, is_own) in enumerate(zip(prompts, needs_own, strict=True)):
+            found = None if is_own else known.get(prompt.token_ids)
+            if found is None:
+                found = len(run)
+                run.append(row)
+                if not is_own:
+                    known[prompt.token_ids] = found
+            place.append(found)
+        return cls(run=tuple(run), place=tuple(place))
+
+    def batch(
+        self, prompts: Sequence[TokenizedPrompt], pad_id: int, device: torch.device
+    ) -> PaddedBatch:
+        """Return the prompts that are run; hooks are told whose they are in the call."""
+        padded = left_pad([prompts[row] for row in self.run], pad_id=pad_id, device=device)
+        rows = torch.tensor(self.run, device=device)
+        return replace(padded, chunk=replace(padded.chunk, rows=rows))
 
 
 class _LiveRows:
@@ -151,6 +205,18 @@ class _LiveRows:
         if logits is None:
             raise ModelError("generate needs at least one prompt, got none")
         return logits[:, -1].float()
+
+    def spread(
+        self, logits: Float[Tensor, "run d_vocab"], place: Sequence[int]
+    ) -> Float[Tensor, "row d_vocab"]:
+        """Give every row of the call the cache of the prompt it goes on from, and its logits."""
+        source = torch.tensor(place, device=logits.device)
+        self.rows = torch.arange(len(place), device=logits.device)
+        self.lengths, self.mask = self.lengths[source], self.mask[source]
+        self.is_open = self.is_open[source]
+        if len(self.rows) > len(logits):  # else every row has run its own
+            self.cache.batch_select_indices(source)
+        return logits[source]
 
     def step(self, token_ids: Int[Tensor, "live"], index: int) -> Float[Tensor, "live d_vocab"]:
         """Run response token `index` of every row; closed rows are padding."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_steer.errors import ModelError
@@ -188,6 +188,7 @@ class HookedLM:
         *,
         return_logits: bool = True,
         chunk: int | None = None,
+        first_positions: Sequence[int] | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"] | None:
         """Run whole sequences (teacher forcing), left-padded to the longest.
 
@@ -195,39 +196,65 @@ class HookedLM:
             sequences: any prompts or prompts with responses.
             return_logits: False saves the unembedding, for passes made for their hooks.
             chunk: positions per call, on a key-value cache; None runs all in one.
+            first_positions: position id of each sequence's first token, so that tokens which two
+                sequences share can be given equal ids; 0 for all by default. With rotary or other
+                relative positions a shift changes nothing but rounding.
 
         Returns:
             Logits in the model's dtype, right-aligned: the last position is every row's last
             token. Values at padding mean nothing.
 
         Raises:
-            ModelError: no sequences, an empty one, one longer than the context.
+            ModelError: no sequences, an empty one, one longer than the context, or first positions
+                that are not one a sequence, negative, or taken by no model of this kind.
         """
-        for row, sequence in enumerate(sequences):
-            if len(sequence) > self.n_ctx:
-                raise ModelError(
-                    f"sequence {row} has {len(sequence)} tokens, longer than the model's context "
-                    f"of {self.n_ctx}; shorten it"
-                )
+        starts = [0] * len(sequences) if first_positions is None else list(first_positions)
+        self._check_lengths(sequences, starts)
         batch = left_pad(sequences, pad_id=PAD_ID, device=self.device)
+        shift = torch.tensor(starts, device=self.device) if any(starts) else None
         n_logits = 0 if return_logits else 1
         with self._runner.prepared():
-            logits = self._forward_pieces(batch, n_logits, chunk)
+            logits = self._forward_pieces(batch, n_logits, chunk, shift)
         return logits if return_logits else None
 
+    @property
+    def takes_positions(self) -> bool:
+        """Whether `forward` can be given `first_positions`."""
+        return self._runner.takes_positions
+
+    def _check_lengths(self, sequences: Sequence[TokenizedPrompt], starts: Sequence[int]) -> None:
+        if len(starts) != len(sequences) or min(starts, default=0) < 0:
+            raise ModelError(
+                f"first_positions must be one number from 0 for each of the {len(sequences)} "
+                f"sequences, got {list(starts)}"
+            )
+        for row, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
+            if start + len(sequence) > self.n_ctx:
+                where = f" from position {start}" if start else ""
+                raise ModelError(
+                    f"sequence {row} has {len(sequence)} tokens{where}, longer than the model's "
+                    f"context of {self.n_ctx}; shorten it"
+                )
+
     def _forward_pieces(
-        self, batch: PaddedBatch, n_logits: int, size: int | None
+        self,
+        batch: PaddedBatch,
+        n_logits: int,
+        size: int | None,
+        shift: Int[Tensor, "batch"] | None,
     ) -> Float[Tensor, "batch pos d_vocab"]:
         mask = batch.chunk.is_real.long()
         if size is None:
-            return self._runner.run(batch.chunk, mask, n_logits=n_logits)
+            return self._runner.run(batch.chunk, mask, n_logits=n_logits, first_positions=shift)
         if size < 1:
             raise ModelError(f"chunk must be at least 1 position or None, got {size}")
         cache, pieces = self._runner.new_cache(), []
         for start in range(0, batch.width, size):
             stop = min(start + size, batch.width)
             piece = batch.piece(start, stop)
-            run = self._runner.run(piece, mask[:, :stop], cache=cache, n_logits=n_logits)
+            run = self._runner.run(
+                piece, mask[:, :stop], cache=cache, n_logits=n_logits, first_positions=shift
+            )
             pieces = [run] if n_logits else [*pieces, run]
         return torch.cat(pieces, dim=1)
 
@@ -237,6 +264,7 @@ class HookedLM:
         settings: GenerationSettings,
         *,
         sample_keys: Sequence[str],
+        share_prompts: bool = False,
     ) -> list[Generation]:
         """Sample one response per prompt.
 
@@ -245,13 +273,23 @@ class HookedLM:
             settings: sampling settings.
             sample_keys: one string per prompt; with `settings.seed` it fixes the row's random
                 numbers, whatever else is in the batch.
+            share_prompts: run a prompt that several rows have once for all those that are not
+                steered in it. Texts are the same up to float noise.
 
         Raises:
             ModelError: see `interp_steer.generation.sample_responses`.
+            SteeringError: `share_prompts` with a recorder that needs the prompt's tokens of every
+                row (`layer_hooks.Recorder`).
         """
         rule = StopRule(stop_ids=self.stop_ids, n_ctx=self.n_ctx)
         sampled = sample_responses(
-            self._runner, prompts, settings, sample_keys=sample_keys, rule=rule, pad_id=PAD_ID
+            self._runner,
+            prompts,
+            settings,
+            sample_keys=sample_keys,
+            rule=rule,
+            pad_id=PAD_ID,
+            share_prompts=share_prompts,
         )
         return [
             Generation(

@@ -1,19 +1,28 @@
 """Sampling: the same text however rows are batched, padded, chunked, dropped or hooked."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from torch import Tensor
 
 from conftest import Pair
-from interp_steer.errors import ModelError
-from interp_steer.generation import StopRule, sample_responses
+from interp_steer.edit_meter import EditMeter
+from interp_steer.errors import ModelError, SteeringError
+from interp_steer.generation import SharedPrompts, StopRule, sample_responses
 from interp_steer.model import HookedLM
 from interp_steer.sampling import Generation, GenerationSettings
+from interp_steer.specs import SteeringSpec
+from interp_steer.steering import SteeringPlan, steer
 from interp_steer.tokens import ResidHook, Segment, TokenChunk, TokenizedPrompt
+from interp_steer.traces import TraceRecorder
 from reference import plain_forward, random_sequences
+from steering_cases import make_probes
 
 LENGTHS = (24, 2, 17, 9, 30, 30, 1, 12, 5)
 KEYS = tuple(f"row {row}" for row in range(len(LENGTHS)))
@@ -261,3 +270,113 @@ def test_a_generation_checks_itself(tiny_lm: HookedLM) -> None:
     prompt = TokenizedPrompt(token_ids=(1, 8), segments=(0, 2))
     with pytest.raises(ModelError, match="one logprob per token"):
         Generation(prompt=prompt, token_ids=(9,), stop_reason="length", logprobs=(), text="")
+
+
+# --- prompts that rows share ---------------------------------------------------------------------
+
+SCOPES = ("all", "response", "prompt", "first:2", "response+last_prompt", "first:3+last_prompt")
+
+
+def mixed_specs(n_rows: int, seed: int) -> list[SteeringSpec | None]:
+    """Every scope and method, two layers, and rows left alone, in an order that `seed` draws."""
+    generator = np.random.default_rng(seed)
+    specs = [None, None] + [
+        SteeringSpec(method=method, layer=layer, alpha=2.0, scope=scope)
+        for scope in SCOPES
+        for method in ("swfc", "sttp")
+        for layer in (0, 1, (0, 1))
+    ]
+    return [specs[place] for place in generator.integers(len(specs), size=n_rows)]
+
+
+def repeated_prompts(lm: HookedLM, n_rows: int, seed: int) -> list[TokenizedPrompt]:
+    """A few prompts, some longer than the sliding window, one also prefilled, in random order."""
+    few = random_sequences(lm.d_vocab, (3, 24, 9, 40, 24), seed=seed)
+    few.append(few[1].with_prefill(few[2].token_ids[:3]))
+    generator = np.random.default_rng(seed)
+    return [few[place] for place in generator.integers(len(few), size=n_rows)]
+
+
+@given(seed=st.integers(0, 1000), n_rows=st.integers(1, 24), chunk=st.sampled_from([None, 7]))
+@examples(max_examples=12)
+def test_shared_prompts_change_neither_texts_nor_meter(
+    tiny_lm: HookedLM, seed: int, n_rows: int, chunk: int | None
+) -> None:
+    sampling = GenerationSettings(
+        max_new_tokens=12, temperature=0.9, top_p=0.95, prefill_chunk=chunk
+    )
+    prompts, specs = repeated_prompts(tiny_lm, n_rows, seed), mixed_specs(n_rows, seed)
+    plan = SteeringPlan(specs, make_probes(3, layers=(0, 1), d_model=tiny_lm.d_model))
+    keys = [str(row % 5) for row in range(n_rows)]
+    made, meters = [], []
+    for share in (False, True):
+        meter = EditMeter()
+        with steer(tiny_lm, plan, recorder=meter):
+            made.append(tiny_lm.generate(prompts, sampling, sample_keys=keys, share_prompts=share))
+        meters.append(meter.results(n_rows))
+    assert texts(made[0]) == texts(made[1])
+    for alone, shared in zip(*made, strict=True):
+        assert np.allclose(alone.logprobs, shared.logprobs, rtol=0, atol=LOGPROB_NOISE)
+    for name, values in meters[0].items():
+        assert np.allclose(values, meters[1][name], rtol=1e-3, atol=1e-5, equal_nan=True), name
+
+
+def test_shared_prompts_on_every_model(pair: Pair) -> None:
+    """Unsteered rows on sliding windows, full attention and learned positions."""
+    prompts = random_sequences(pair.lm.d_vocab, (24, 5, 30)) * 4
+    keys = [str(row) for row in range(12)]
+    alone = pair.lm.generate(prompts, SAMPLED, sample_keys=keys)
+    shared = pair.lm.generate(prompts, SAMPLED, sample_keys=keys, share_prompts=True)
+    assert texts(alone) == texts(shared)
+    assert len(set(texts(shared))) > 6
+
+
+def test_only_rows_not_steered_in_the_prompt_share_it(tiny_lm: HookedLM) -> None:
+    """The runs counted: one for the two that share, one for each that may not."""
+    (prompt,) = random_sequences(tiny_lm.d_vocab, (9,))
+    scopes = ("response", "all", "first:2", "prompt", "response+last_prompt")
+    specs = [SteeringSpec(method="swfc", layer=1, alpha=2.0, scope=scope) for scope in scopes]
+    plan = SteeringPlan(specs, make_probes(3, layers=(1,), d_model=tiny_lm.d_model))
+    met: list[list[int]] = []
+    run = tiny_lm._runner.run
+
+    def counted(chunk: TokenChunk, *args: Any, **options: Any) -> Tensor:
+        met.append(chunk.rows.tolist())
+        return run(chunk, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch, steer(tiny_lm, plan):
+        patch.setattr(tiny_lm._runner, "run", counted)
+        tiny_lm.generate([prompt] * 5, GREEDY, sample_keys="abcde", share_prompts=True)
+    assert met[0] == [0, 1, 3, 4]
+    assert set(met[1]) <= set(range(5))
+    assert 2 in met[1]
+
+
+def test_equal_prompts_are_grouped_by_their_tokens(tiny_lm: HookedLM) -> None:
+    one, other = random_sequences(tiny_lm.d_vocab, (4, 4))
+    found = SharedPrompts.find([one, other, one, one, other], [False, False, True, False, False])
+    assert found == SharedPrompts(run=(0, 1, 2), place=(0, 1, 2, 0, 1))
+
+
+def test_sharing_refuses_hooks_and_recorders_that_need_every_prompt(tiny_lm: HookedLM) -> None:
+    prompts = random_sequences(tiny_lm.d_vocab, (5,)) * 2
+    probes = make_probes(3, layers=(1,), d_model=tiny_lm.d_model)
+    spec = SteeringSpec(method="swfc", layer=1, alpha=2.0, scope="response")
+    plan = SteeringPlan([spec, None], probes)
+
+    def generate_shared(keys: str = "ab") -> None:
+        tiny_lm.generate(
+            prompts[:1] * len(keys), GREEDY, sample_keys=list(keys), share_prompts=True
+        )
+
+    with tiny_lm.hooks({0: Witness()}), pytest.raises(ModelError, match="attached Witness does"):
+        generate_shared()
+    with (
+        steer(tiny_lm, plan, recorder=TraceRecorder()),
+        pytest.raises(SteeringError, match="tokens in scope only, got TraceRecorder"),
+    ):
+        generate_shared()
+    with steer(tiny_lm, plan), pytest.raises(SteeringError, match="expected a call with 2"):
+        generate_shared("abc")
+    with steer(tiny_lm, spec, probes, recorder=EditMeter()):  # a uniform plan: nothing is shared
+        generate_shared()
