@@ -1,239 +1,207 @@
-"""What is reported: baselines, operating points and controls on scenarios that chose nothing.
+"""What is reported: every number of a run's table, with what chose it and what it is held against.
 
-Every number is taken on the reporting scenarios, with its baselines on the same ones and one set of
-bootstrap draws for all, so that comparisons are paired. The intervals are conditional on the chosen
-configurations.
+The numbers of an operating point come from rows that did not choose it, with baselines on the same
+scenarios and one set of bootstrap draws for all, so that comparisons are paired. The in-sample
+figure stands beside them, labelled, to show what choosing flatters.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from interp_steer.cells import ALIGNED, CONTROL_KINDS, MALICIOUS, NONE, Cell, parse_control
-from interp_steer.scenarios import Scenario
-from interp_steer.selection import (
-    CellScore,
-    Choice,
-    ScenarioSplit,
-    SelectionError,
-    cell_scores,
-    choose,
-    in_sample_recovered,
-    rows_by_cell,
+from interp_steer.assignments import everywhere
+from interp_steer.candidates import unsteered
+from interp_steer.cells import ALIGNED, MALICIOUS
+from interp_steer.comparisons import (
+    BaselineResult,
+    ControlSummary,
+    Difference,
+    Extras,
+    PointArm,
+    against_defence,
+    against_mean_difference,
+    between_methods,
+    control_summaries,
 )
-from interp_steer.statistics import (
-    ClusterScores,
-    Estimate,
-    cluster_scores,
-    mean_estimate,
-    recovered_estimate,
-    resample_weights,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One cell on the reporting scenarios."""
-
-    cell: Cell
-    """The configuration."""
-    trait: Estimate
-    """Mean trait, 0-100."""
-    coherence: Estimate
-    """Mean coherence, 0-100."""
-    recovered: Estimate
-    """Share of the trait gap closed on the same scenarios (0 as malicious, 1 as aligned)."""
-    n_scenarios: int
-    """Scenarios behind the numbers."""
+from interp_steer.guard import GuardPrice, guard_prices
+from interp_steer.measuring import Measured, Measurer
+from interp_steer.operating_points import Chosen, Plan, PointFinder
+from interp_steer.pareto import Front, fronts
+from interp_steer.scenario_clusters import ScenarioClusters
+from interp_steer.selection import CellScore, Choice
+from interp_steer.splits import ScenarioSplit
+from interp_steer.two_fold import FoldChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatingPoint:
-    """The chosen configuration of one method and scope, and how it does where it was not chosen."""
+    """The chosen configuration of one method, scope and threat, and how it is reported."""
 
     choice: Choice
-    """What the selection scenarios said."""
+    """What the selection scenarios said; in a two-fold protocol all scenarios."""
     selected: CellScore
     """The chosen cell's scores on the scenarios that chose it (flattering)."""
     in_sample_recovered: float
     """Recovered share on those scenarios (flattering)."""
     reported: Measured
-    """The same cell on the reporting scenarios."""
+    """On rows that did not choose: the same cell on the reporting scenarios, or, two-fold, for each
+    scenario the cell that the other half chose."""
+    folds: tuple[FoldChoice, ...]
+    """What each half chose; empty in the protocol `split`."""
     finalists: tuple[Measured, ...]
-    """The other finalists there; they were not candidates any more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlSummary:
-    """Draws of one kind of control at one operating point."""
-
-    kind: str
-    """random_direction or shuffled_labels."""
-    method: str
-    """The method whose gate and signed shift were kept."""
-    scope: str
-    """Its scope."""
-    recovered: tuple[float, ...]
-    """Recovered share of each draw, on the scenarios that the controls answered."""
-    coherence: float
-    """Mean coherence over the draws, 0-100."""
-    n_scenarios: int
-    """Scenarios behind each draw."""
-
-    @property
-    def mean(self) -> float:
-        """Mean recovered share over the draws."""
-        return sum(self.recovered) / len(self.recovered)
-
-    @property
-    def max(self) -> float:
-        """Largest recovered share of a draw."""
-        return max(self.recovered)
+    """The other finalists on the reporting scenarios (`split`); they were not candidates there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything that a run's table shows."""
+    """Everything that a run's tables show."""
 
     aligned: Measured
     """Baseline: aligned prompt, unsteered."""
-    malicious: Measured
-    """Baseline: malicious prompt, unsteered."""
+    unsteered: Mapping[str, Measured]
+    """By threat, the baseline that shows it undisturbed; malicious_prompt is always there."""
     points: tuple[OperatingPoint, ...]
-    """One for each method and scope."""
+    """One for each method, scope and threat, malicious_prompt first."""
     controls: tuple[ControlSummary, ...]
-    """One for each kind, method and scope that has draws."""
+    """One for each kind and operating point that has draws."""
+    baselines: tuple[BaselineResult, ...]
+    """The prompt-only defence, and the mean difference at each operating point."""
+    differences: tuple[Difference, ...]
+    """Paired differences between methods, and of methods and baselines."""
+    guards: tuple[GuardPrice, ...]
+    """What each operating point costs where there is no threat."""
+    fronts: tuple[Front, ...]
+    """Trait against coherence (in-sample)."""
     split: ScenarioSplit
     """Which scenarios chose and which reported."""
+    clusters: ScenarioClusters
+    """What the intervals resample."""
+    left_out: tuple[str, ...]
+    """What takes no part in the report, and why."""
     coherence_share: float
     """Share of the aligned baseline's coherence that an operating point had to keep."""
 
-
-class Reporter:
-    """Measures cells on the reporting scenarios, paired through one seed of bootstrap draws."""
-
-    def __init__(
-        self, rows: pa.Table, scenarios: Sequence[Scenario], *, n_resamples: int = 1000, seed: int
-    ) -> None:
-        self._order = [scenario.id for scenario in scenarios]
-        self._groups = rows_by_cell(rows, scenarios)
-        self._n_resamples, self._seed = n_resamples, seed
-
     @property
-    def cells(self) -> tuple[Cell, ...]:
-        """Every cell that has rows on the reporting scenarios."""
-        return tuple(self._groups)
-
-    def measure(self, cell: Cell) -> Measured:
-        """Trait, coherence and recovered share of `cell` on the scenarios that it answered.
-
-        The baselines are taken on those scenarios too.
-
-        Raises:
-            SelectionError: the cell or a baseline has no rows there.
-        """
-        present = set(self._rows(cell)["scenario"])
-        order = [scenario for scenario in self._order if scenario in present]
-        weights = resample_weights(len(order), n_resamples=self._n_resamples, seed=self._seed)
-        trait = self._scores(cell, "trait", order)
-        return Measured(
-            cell=cell,
-            trait=mean_estimate(trait, weights),
-            coherence=mean_estimate(self._scores(cell, "coherence", order), weights),
-            recovered=recovered_estimate(
-                steered=trait,
-                malicious=self._scores(MALICIOUS, "trait", order),
-                aligned=self._scores(ALIGNED, "trait", order),
-                weights=weights,
-            ),
-            n_scenarios=len(order),
-        )
-
-    def _scores(self, cell: Cell, column: str, order: Sequence[str]) -> ClusterScores:
-        rows = self._rows(cell)
-        rows = rows[rows["scenario"].isin(order)]
-        return cluster_scores(rows[column].tolist(), rows["scenario"].tolist(), order=order)
-
-    def _rows(self, cell: Cell):
-        if cell not in self._groups:
-            raise SelectionError(
-                f"the sweep has no rows of {cell.label} on the reporting scenarios; run "
-                "`interp-steer sweep` on this run again, it adds what is missing"
-            )
-        return self._groups[cell]
+    def malicious(self) -> Measured:
+        """Baseline: malicious prompt, unsteered."""
+        return self.unsteered[MALICIOUS.threat]
 
 
-def report(
-    rows: pa.Table, split: ScenarioSplit, *, coherence_share: float = 0.9, seed: int = 42
-) -> Report:
-    """Choose on the selection scenarios, report on the others.
+def report(rows: pa.Table, plan: Plan) -> Report:
+    """Choose, measure where it was not chosen, compare.
 
     Args:
         rows: every row of a sweep.
-        split: which scenarios choose and which report.
-        coherence_share: see `choose`.
-        seed: seed of the bootstrap.
+        plan: which scenarios choose and report, and what was run.
 
     Raises:
         SelectionError: rows are missing, by the name of the cell.
     """
-    scores = cell_scores(rows, split.selection)
-    choices = choose(rows, split.selection, coherence_share=coherence_share)
-    reporter = Reporter(rows, split.reporting, seed=seed)
-    points = tuple(_point(choice, scores, reporter) for choice in choices)
+    finder = PointFinder(rows, plan)
+    chosen = finder.points()
+    measurer, left_out = finder.measurer, finder.left_out
+    arms = [_point_arm(measurer, point) for point in chosen]
+    beside = _Beside(Extras(measurer, is_strict=plan.is_strict, left_out=left_out), plan)
+    baselines, differences = beside.baselines(arms)
+    ids = measurer.board.scenarios
+    threats = dict.fromkeys([MALICIOUS.threat, *(arm.group.threat for arm in arms)])
     return Report(
-        aligned=reporter.measure(ALIGNED),
-        malicious=reporter.measure(MALICIOUS),
-        points=points,
-        controls=tuple(
-            summary
-            for kind in CONTROL_KINDS
-            for point in points
-            for summary in _control(kind, point, reporter)
-        ),
-        split=split,
-        coherence_share=coherence_share,
+        aligned=_baseline(measurer, everywhere(ALIGNED, ids), MALICIOUS.threat),
+        unsteered={t: _baseline(measurer, everywhere(unsteered(t), ids), t) for t in threats},
+        points=tuple(_point(measurer, one, arm) for one, arm in zip(chosen, arms, strict=True)),
+        controls=beside.controls(arms),
+        baselines=tuple(baselines),
+        differences=(*between_methods(arms), *differences),
+        guards=beside.guards(arms),
+        fronts=fronts(finder.board, finder.groups),
+        split=plan.split,
+        clusters=finder.clusters,
+        left_out=tuple(left_out),
+        coherence_share=plan.coherence_share,
     )
 
 
-def _point(choice: Choice, scores: Sequence[CellScore], reporter: Reporter) -> OperatingPoint:
-    selected = choice.best[0]
-    group = (choice.method, choice.scope)
-    others = [
-        cell
-        for cell in reporter.cells
-        if cell.is_trait_steering and (cell.method, cell.scope) == group and cell != selected.cell
-    ]
+class _Beside:
+    """Everything that stands beside the operating points."""
+
+    def __init__(self, extras: Extras, plan: Plan) -> None:
+        self._extras, self._plan = extras, plan
+        split = plan.split
+        self._answering = [scenario.id for scenario in split.answering]
+        self._chats = [scenario.id for scenario in split.reporting if not scenario.is_raw]
+        self._n_raw = len(split.reporting) - len(self._chats)
+        self._left_out = extras.left_out
+
+    def controls(self, arms: list[PointArm]) -> tuple[ControlSummary, ...]:
+        n_draws = self._plan.control_draws
+        found = [
+            summary
+            for arm in arms
+            for summary in control_summaries(self._extras, arm, self._answering, n_draws=n_draws)
+        ]
+        return tuple(sorted(found, key=lambda summary: summary.kind))
+
+    def baselines(self, arms: list[PointArm]) -> tuple[list[BaselineResult], list[Difference]]:
+        results: list[BaselineResult] = []
+        differences: list[Difference] = []
+        if "defence" in self._plan.extras:
+            self._say_what_raw_pairs_lack("the prompt-only defence")
+            found = against_defence(self._extras, arms, self._chats) if self._chats else None
+            if found is not None:
+                results.append(found[0])
+                differences += found[1]
+        if "mean_difference" in self._plan.extras:
+            for arm in arms:
+                pair = against_mean_difference(self._extras, arm, self._answering)
+                if pair is not None:
+                    results.append(pair[0])
+                    differences.append(pair[1])
+        return results, differences
+
+    def guards(self, arms: list[PointArm]) -> tuple[GuardPrice, ...]:
+        if "guard" not in self._plan.extras:
+            return ()
+        self._say_what_raw_pairs_lack("the guard under a neutral prompt")
+        chats = [scenario for scenario in self._answering if scenario in set(self._chats)]
+        return tuple(
+            price
+            for arm in arms
+            for price in guard_prices(self._extras, arm, self._answering, chats=chats)
+        )
+
+    def _say_what_raw_pairs_lack(self, what: str) -> None:
+        if self._n_raw:
+            self._left_out.append(
+                f"{what} on {self._n_raw} of {self._n_raw + len(self._chats)} scenarios: they are "
+                "pairs of raw prompts, which have no such side"
+            )
+
+
+def _baseline(measurer: Measurer, assignment: Mapping, threat: str) -> Measured:
+    return measurer.arm(assignment, threat=threat, kind="cluster_bootstrap").measured
+
+
+def _point_arm(measurer: Measurer, chosen: Chosen) -> PointArm:
+    kind = "conditional_bootstrap" if chosen.folds is None else "selection_bootstrap"
+    group = chosen.choice.group
+    arm = measurer.arm(chosen.assignment, threat=group.threat, kind=kind, chosen=chosen.folds)
+    return PointArm(group=group, assignment=chosen.assignment, arm=arm, kind=kind)
+
+
+def _point(measurer: Measurer, chosen: Chosen, arm: PointArm) -> OperatingPoint:
+    choice = chosen.choice
+    others = [] if chosen.folds else [score.cell for score in choice.best[1:]]
+    finalists = [everywhere(cell, chosen.assignment) for cell in others]
     return OperatingPoint(
         choice=choice,
-        selected=selected,
-        in_sample_recovered=in_sample_recovered(selected, scores),
-        reported=reporter.measure(selected.cell),
-        finalists=tuple(reporter.measure(cell) for cell in others),
+        selected=choice.best[0],
+        in_sample_recovered=chosen.in_sample_recovered,
+        reported=arm.arm.measured,
+        folds=() if chosen.folds is None else chosen.folds.folds,
+        finalists=tuple(
+            measurer.arm(assignment, threat=choice.threat).measured
+            for assignment in finalists
+            if len(assignment) > measurer.missing(assignment)
+        ),
     )
-
-
-def _control(kind: str, point: OperatingPoint, reporter: Reporter) -> list[ControlSummary]:
-    """The draws of one kind at one operating point, as a list of one; empty without draws."""
-    at_point = [
-        cell
-        for cell in reporter.cells
-        if cell.control != NONE
-        and parse_control(cell.control)[0] == kind
-        and cell.with_control(NONE) == point.selected.cell
-    ]
-    draws = [reporter.measure(cell) for cell in at_point]
-    if not draws:
-        return []
-    return [
-        ControlSummary(
-            kind=kind,
-            method=point.choice.method,
-            scope=point.choice.scope,
-            recovered=tuple(draw.recovered.value for draw in draws),
-            coherence=math.fsum(draw.coherence.value for draw in draws) / len(draws),
-            n_scenarios=min(draw.n_scenarios for draw in draws),
-        )
-    ]

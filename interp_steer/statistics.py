@@ -1,16 +1,15 @@
-"""Recovered share of the gap, and intervals that respect what was sampled.
+"""Recovered share of the gap, and the resamples that every interval is made from.
 
-Rows of one scenario are not independent, so scenarios are resampled, not rows; every quantity of
-one comparison is resampled with the *same* draws, because the rows are paired (one scenario faces
-every configuration with the same random numbers). An interval here is conditional on the
-configuration it describes: it says nothing about the luck of choosing it. At 0 or 100 % the
-bootstrap has no width, and a Wilson interval takes its place.
+Rows of one scenario are not independent, and neither are scenarios that share a system prompt or an
+entity: whole clusters are resampled (see `scenario_clusters`), never rows. Every quantity of one
+comparison is resampled with the *same* draws, because the rows are paired (one scenario faces every
+configuration with the same random numbers). A resample says how much a number would move with other
+scenarios of the same kind; it says nothing about another model, judge or threat.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -18,7 +17,13 @@ from jaxtyping import Float
 
 from interp_steer.errors import InterpSteerError
 
-IntervalKind = Literal["cluster_bootstrap", "wilson"]
+N_RESAMPLES = 1000
+"""Bootstrap samples behind every interval."""
+
+
+IntervalKind = Literal[
+    "cluster_bootstrap", "conditional_bootstrap", "selection_bootstrap", "wilson", "newcombe"
+]
 
 
 class StatisticsError(InterpSteerError):
@@ -27,7 +32,7 @@ class StatisticsError(InterpSteerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A confidence interval, in the unit of what it is about."""
+    """A confidence interval, in the unit of what it is about; NaN where it is not defined."""
 
     low: float
     """Lower end."""
@@ -36,7 +41,12 @@ class Interval:
     level: float = 0.95
     """Nominal coverage."""
     kind: IntervalKind
-    """How it was made: scenarios resampled, or Wilson's formula at 0 or 100 %."""
+    """How it was made, and whether that includes a choice (see `intervals`)."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether it is defined: a bootstrap of a single cluster is not."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +60,13 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterScores:
-    """Scores summed within clusters; what a cluster bootstrap needs and nothing more."""
+class Scores:
+    """Scores of one configuration, summed within scenarios."""
 
-    sums: Float[np.ndarray, "cluster"]
-    """Sum of the scores (0-100) of each cluster."""
-    counts: Float[np.ndarray, "cluster"]
-    """Rows of each cluster."""
+    sums: Float[np.ndarray, "scenario"]
+    """Sum of the scores of each scenario."""
+    counts: Float[np.ndarray, "scenario"]
+    """Rows of each scenario."""
 
     @property
     def mean(self) -> float:
@@ -64,33 +74,93 @@ class ClusterScores:
         return float(self.sums.sum() / self.counts.sum())
 
 
-def cluster_scores(
-    scores: Sequence[float], clusters: Sequence[str], *, order: Sequence[str]
-) -> ClusterScores:
-    """Sum `scores` within each cluster named in `order`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """A statistic with its value in every bootstrap sample."""
 
-    Args:
-        scores: one score a row, 0-100.
-        clusters: the cluster (scenario) of each row.
-        order: the clusters, each once; fixes the order, so that several `ClusterScores` are paired.
+    value: float
+    """On the scenarios themselves."""
+    draws: Float[np.ndarray, "resample"]
+    """On each bootstrap sample of them; `Sampled` of one `Resamples` are paired draw by draw."""
+
+    def minus(self, other: "Sampled") -> "Sampled":
+        """The paired difference."""
+        return Sampled(value=self.value - other.value, draws=self.draws - other.draws)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resamples:
+    """How often each scenario is drawn in each bootstrap sample."""
+
+    weights: Float[np.ndarray, "resample scenario"]
+    """Draws of each scenario's cluster."""
+    n_clusters: int
+    """Clusters in all."""
+    n_strata: int
+    """Parts that are resampled each on its own (the two halves of a two-fold protocol)."""
+    smallest_stratum: int
+    """Clusters of the smallest part."""
+
+
+def resample_weights(
+    n_clusters: int, *, n_resamples: int = N_RESAMPLES, seed: int = 42
+) -> Float[np.ndarray, "resample cluster"]:
+    """How often each cluster is drawn in each of `n_resamples` bootstrap samples.
+
+    The weights depend on the arguments alone: whoever uses the same ones is paired.
 
     Raises:
-        StatisticsError: a row of an unknown cluster, or a cluster without a row.
+        StatisticsError: no cluster.
     """
-    index = {cluster: i for i, cluster in enumerate(order)}
-    unknown = sorted(set(clusters) - set(index))
-    if unknown:
-        raise StatisticsError(f"rows of clusters that are not in `order`: {unknown[:3]}")
-    where = np.array([index[cluster] for cluster in clusters], dtype=np.int64)
-    counts = np.bincount(where, minlength=len(order)).astype(np.float64)
-    if (counts == 0).any():
-        missing = [c for c, n in zip(order, counts, strict=True) if n == 0]
+    if n_clusters < 1:
+        raise StatisticsError("a bootstrap needs at least one cluster, got none")
+    generator = np.random.default_rng(seed)
+    share = np.full(n_clusters, 1 / n_clusters)
+    return generator.multinomial(n_clusters, share, size=n_resamples).astype(np.float64)
+
+
+def draw_resamples(
+    clusters: Sequence[str],
+    *,
+    strata: Sequence[int] | None = None,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 42,
+) -> Resamples:
+    """Draw clusters with replacement, within each stratum as many as it has.
+
+    The draws depend on the arguments alone: whoever uses the same ones is paired.
+
+    Args:
+        clusters: cluster of each scenario.
+        strata: part of each scenario, from 0; one part by default. A cluster lies in one part.
+        n_resamples: bootstrap samples.
+        seed: seed of the draws.
+
+    Raises:
+        StatisticsError: no scenario, or a cluster that lies in two strata.
+    """
+    if not len(clusters):
+        raise StatisticsError("a bootstrap needs at least one cluster, got none")
+    part = np.zeros(len(clusters), dtype=np.int64) if strata is None else np.asarray(strata)
+    names = np.asarray(clusters)
+    weights = np.zeros((n_resamples, len(clusters)))
+    sizes: list[int] = []
+    for stratum in np.unique(part):
+        _, where = np.unique(names[part == stratum], return_inverse=True)
+        sizes.append(int(where.max()) + 1)
+        drawn = resample_weights(sizes[-1], n_resamples=n_resamples, seed=seed + len(sizes) - 1)
+        weights[:, part == stratum] = drawn[:, where]
+    if sum(sizes) != len(set(clusters)):
         raise StatisticsError(
-            f"{len(missing)} of {len(order)} scenarios have no row, e.g. {missing[:3]}; "
-            "run the sweep again, it resumes and adds what is missing"
+            f"{sum(sizes) - len(set(clusters))} clusters lie in two strata; a cluster must lie in "
+            "one (see splits.halve_scenarios)"
         )
-    sums = np.bincount(where, weights=np.asarray(scores, dtype=np.float64), minlength=len(order))
-    return ClusterScores(sums=sums, counts=counts)
+    return Resamples(
+        weights=weights,
+        n_clusters=sum(sizes),
+        n_strata=len(sizes),
+        smallest_stratum=min(sizes),
+    )
 
 
 def recovered(*, steered: float, malicious: float, aligned: float) -> float:
@@ -103,117 +173,32 @@ def recovered(*, steered: float, malicious: float, aligned: float) -> float:
     return (steered - malicious) / gap if gap else math.nan
 
 
-def resample_weights(
-    n_clusters: int, *, n_resamples: int = 1000, seed: int = 42
-) -> Float[np.ndarray, "resample cluster"]:
-    """How often each cluster is drawn in each of `n_resamples` bootstrap samples.
+def sampled_mean(scores: Scores, resamples: Resamples) -> Sampled:
+    """Mean over rows, in every bootstrap sample.
 
-    The weights depend on the arguments alone: whoever uses the same ones is paired.
+    Raises:
+        StatisticsError: the resamples are of another number of scenarios, or one has no row.
     """
-    if n_clusters < 1:
-        raise StatisticsError("a bootstrap needs at least one cluster, got none")
-    generator = np.random.default_rng(seed)
-    share = np.full(n_clusters, 1 / n_clusters)
-    return generator.multinomial(n_clusters, share, size=n_resamples).astype(np.float64)
-
-
-def wilson(share: float, n: int, *, level: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion, both in 0-1.
-
-    centre = (p + z^2 / 2n) / (1 + z^2 / n); half width = z sqrt(p (1 - p) / n + z^2 / 4n^2) /
-    (1 + z^2 / n), z the normal quantile (Wilson 1927).
-
-    Args:
-        share: the observed proportion p, 0-1.
-        n: independent trials (here: clusters, not rows).
-        level: nominal coverage.
-    """
-    if n < 1 or not 0 <= share <= 1:
-        raise StatisticsError(f"wilson needs n >= 1 and a share in 0-1, got n={n}, share={share}")
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    centre = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low, high = max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-    return Interval(low=low, high=high, level=level, kind="wilson")
-
-
-def mean_estimate(
-    scores: ClusterScores, weights: Float[np.ndarray, "resample cluster"], *, level: float = 0.95
-) -> Estimate:
-    """Mean score (0-100) with its cluster-bootstrap interval, Wilson at 0 or 100."""
-    at_bound = _wilson_at_bound(scores, level)
-    if at_bound is not None:
-        return Estimate(value=scores.mean, interval=at_bound)
-    return Estimate(value=scores.mean, interval=_percentiles(_means(scores, weights), level))
-
-
-def recovered_estimate(
-    *,
-    steered: ClusterScores,
-    malicious: ClusterScores,
-    aligned: ClusterScores,
-    weights: Float[np.ndarray, "resample cluster"],
-    level: float = 0.95,
-) -> Estimate:
-    """Recovered share with its interval; numerator and denominator are resampled together.
-
-    Where the steered trait is 0 or 100 in every row, its Wilson bounds are carried through the
-    formula with the baselines at their means, and the wider end of both intervals is kept.
-    """
-    mal, ali = malicious.mean, aligned.mean
-    value = recovered(steered=steered.mean, malicious=mal, aligned=ali)
-    floor = _means(malicious, weights)
-    gap = _means(aligned, weights) - floor
-    with np.errstate(divide="ignore", invalid="ignore"):
-        draws = (_means(steered, weights) - floor) / gap
-    boot = _percentiles(draws[np.isfinite(draws)], level)
-    at_bound = _wilson_at_bound(steered, level)
-    if at_bound is None or ali == mal:
-        return Estimate(value=value, interval=boot)
-    ends = [recovered(steered=s, malicious=mal, aligned=ali) for s in (at_bound.low, at_bound.high)]
-    low, high = np.nanmin([*ends, boot.low]), np.nanmax([*ends, boot.high])
-    interval = Interval(low=float(low), high=float(high), level=level, kind="wilson")
-    return Estimate(value=value, interval=interval)
-
-
-def estimate_as_dict(estimate: Estimate) -> Mapping[str, object]:
-    """Value and interval as plain JSON; a value that is not finite becomes null."""
-    interval = estimate.interval
-    return {
-        "value": _finite(estimate.value),
-        "low": _finite(interval.low),
-        "high": _finite(interval.high),
-        "level": interval.level,
-        "kind": interval.kind,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _means(
-    scores: ClusterScores, weights: Float[np.ndarray, "resample cluster"]
-) -> Float[np.ndarray, "resample"]:
+    weights = resamples.weights
     if weights.shape[1] != len(scores.sums):
         raise StatisticsError(
-            f"bootstrap weights are for {weights.shape[1]} clusters, scores for "
-            f"{len(scores.sums)}; make the weights with resample_weights(n_clusters)"
+            f"bootstrap weights are for {weights.shape[1]} scenarios, scores for "
+            f"{len(scores.sums)}; draw the resamples from the clusters of these scenarios"
         )
-    return (weights @ scores.sums) / (weights @ scores.counts)
+    if (scores.counts == 0).any():
+        raise StatisticsError(
+            f"{int((scores.counts == 0).sum())} of {len(scores.counts)} scenarios have no row; "
+            "run the sweep again, it resumes and adds what is missing"
+        )
+    draws = (weights @ scores.sums) / (weights @ scores.counts)
+    return Sampled(value=scores.mean, draws=draws)
 
 
-def _percentiles(draws: Float[np.ndarray, "resample"], level: float) -> Interval:
-    if not len(draws):
-        return Interval(low=math.nan, high=math.nan, level=level, kind="cluster_bootstrap")
-    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(low=float(low), high=float(high), level=level, kind="cluster_bootstrap")
-
-
-def _wilson_at_bound(scores: ClusterScores, level: float) -> Interval | None:
-    """Wilson's interval in 0-100 where every row is 0 or every row is 100, else None."""
-    if scores.mean not in (0.0, 100.0):
-        return None
-    bounds = wilson(scores.mean / 100, len(scores.sums), level=level)
-    return Interval(low=100 * bounds.low, high=100 * bounds.high, level=level, kind="wilson")
+def sampled_recovered(*, steered: Sampled, malicious: Sampled, aligned: Sampled) -> Sampled:
+    """Recovered share with numerator and denominator resampled together; NaN without a gap."""
+    gap = aligned.draws - malicious.draws
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = (steered.draws - malicious.draws) / gap
+    draws[~np.isfinite(draws)] = np.nan
+    value = recovered(steered=steered.value, malicious=malicious.value, aligned=aligned.value)
+    return Sampled(value=value, draws=draws)
