@@ -10,6 +10,9 @@ from typing import Literal
 
 FitMethod = Literal["logistic", "logistic_sklearn_default", "mean_difference"]
 MethodName = Literal["swfc", "sttp", "stmp"]
+Protocol = Literal["split", "two_fold"]
+EngineName = Literal["local", "ray"]
+Extra = Literal["mean_difference", "defence", "guard"]
 
 PAPER_GRID: dict[str, tuple[float, ...]] = {
     "swfc": (1, 2, 3, 4, 5),
@@ -61,8 +64,13 @@ class ProjectConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepConfig:
-    """A screen on selection scenarios, then finalists and controls on the reporting scenarios."""
+    """The grid on the scenarios that choose, then what the operating points are held against."""
 
+    protocol: Protocol = "two_fold"
+    """two_fold: every test scenario answers the grid, each half chooses for the other, all report.
+    split: some scenarios choose, the others report; cheaper, wider intervals, fewer to choose."""
+    test_scenarios: int | None = None
+    """Use at most so many test scenarios, balanced by category; None takes all."""
     layers: tuple[int, ...] = ()
     """Layers to screen; by default every layer that has a probe."""
     methods: tuple[MethodName, ...] = ("swfc", "sttp", "stmp")
@@ -77,27 +85,54 @@ class SweepConfig:
     """Multiples of the mirror step."""
     scopes: tuple[str, ...] = ("all", "response")
     """Which tokens: all, response, prompt, first:K."""
+    threats: tuple[str, ...] = ("malicious_prompt",)
+    """What steering is tried against: malicious_prompt, prefill:K."""
     selection_scenarios: int = 24
-    """Test scenarios that choose; all others report. At most half of the test scenarios."""
+    """split: test scenarios that choose; all others report. At most half of the test scenarios."""
     reporting_scenarios: int | None = None
-    """At most so many reporting scenarios, balanced by category; None takes all that are left."""
+    """split: at most so many reporting scenarios, balanced by category; None takes all others."""
     finalists: int = 2
-    """Best cells of each method and scope that go on to the reporting scenarios."""
+    """split: best cells of each method and scope that go on to the reporting scenarios."""
     control_draws: int = 8
     """Draws of each kind of control at each operating point; 0 leaves controls out."""
-    control_scenarios: int = 24
-    """Reporting scenarios (balanced by category) that the controls answer."""
+    extras: tuple[Extra, ...] = ("mean_difference", "defence", "guard")
+    """Beside each operating point: the mean difference under the same gate, the prompt-only
+    defence, and the price of a guard."""
+    control_scenarios: int | None = 24
+    """Reporting scenarios (balanced by category) that controls, mean difference and guards answer;
+    None takes all."""
     coherence_share: float = 0.9
     """Share of the aligned baseline's coherence that an operating point must keep."""
     judge: str = "exact"
     """Who scores: exact (the bundled model's parser)."""
+    judge_free: bool = True
+    """Whether rows are measured without a judge too: cross-entropy under the unsteered model beside
+    the aligned baseline's, edit sizes, firing rates, repetition, divergence of guards."""
+    embedder: Path | None = None
+    """Local directory of a sentence-transformers model, for the cosine to the aligned baseline."""
     batch_size: int = 256
-    """Rows generated together."""
+    """Rows generated together; halved by itself where memory does not suffice."""
 
     def grid(self) -> dict[str, tuple[float, ...]]:
         """Coefficients by method."""
         grids = {"swfc": self.swfc_alphas, "sttp": self.sttp_alphas, "stmp": self.stmp_alphas}
         return {method: self.alphas or grids[method] for method in self.methods}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Who generates: this process, or Ray workers on more GPUs or machines."""
+
+    engine: EngineName = "local"
+    """local, or ray (the extra `ray`)."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
+    address: str | None = None
+    """ray: address of a running cluster; by default Ray is started on this machine alone."""
+    workers: int | None = None
+    """ray: how many; by default as many as the cluster holds."""
+    num_gpus_per_worker: float = 0.0
+    """ray: GPUs of each worker; a fraction shares one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

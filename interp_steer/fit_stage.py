@@ -26,7 +26,7 @@ from interp_steer.runs import Run, atomic_write_table, read_table
 from interp_steer.sampling import Generation
 from interp_steer.scenarios import Scenario, Side
 from interp_steer.study import Study
-from interp_steer.sweep import sample_key
+from interp_steer.sweep_rows import sample_key
 
 _log = logging.getLogger(__name__)
 

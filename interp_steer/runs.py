@@ -126,6 +126,11 @@ class Run:
         return self.path / "operating_points.json"
 
     @property
+    def tables_folder(self) -> Path:
+        """The operating points as tables for print: CSV, LaTeX, Markdown."""
+        return self.path / "tables"
+
+    @property
     def traces_folder(self) -> Path:
         """Per-token traces."""
         return self.path / "traces"

@@ -1,100 +1,148 @@
-"""The stages that choose: a screen of the grid, finalists and controls, the operating points.
+"""The stages that choose: the grid, what its operating points are held against, the report.
 
 A stage does only what is missing in the run. A grid may grow or shrink between calls; what would
-change a row already there is pinned and refused by name.
+change a row already there is pinned and refused by name. The manifest records what a sweep set out
+to do, and `select` refuses a sweep that has not done it.
 """
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import replace
 
-from interp_steer.cells import BASELINES, control_cells, steered_grid
 from interp_steer.config import SweepConfig
 from interp_steer.controls import ControlDirections
+from interp_steer.embedders import SentenceTransformerEmbedder
+from interp_steer.engines import Engine
 from interp_steer.errors import RunError
 from interp_steer.fit_stage import load_probes, read_responses, training_scenario_ids
 from interp_steer.judges import Judge
-from interp_steer.probes import ProbeSet
+from interp_steer.operating_points import Plan, PointFinder
+from interp_steer.report_records import report_as_operating_points
+from interp_steer.report_tables import write_tables
 from interp_steer.reporting import Report, report
 from interp_steer.residuals import load_residuals
 from interp_steer.runs import Run, atomic_write_json
-from interp_steer.selection import ScenarioSplit, choose, split_scenarios
+from interp_steer.splits import ScenarioSplit
 from interp_steer.study import Study, run_scenarios
-from interp_steer.summary import report_as_operating_points, report_as_summary
-from interp_steer.sweep import Block, SweepSetting, read_rows, run_cells
+from interp_steer.summary import report_as_summary
+from interp_steer.sweep import SweepSetting, read_rows, run_cells
+from interp_steer.sweep_plan import (
+    beside_blocks,
+    grid_cells,
+    grid_record,
+    plan_of,
+    planned_split,
+    screen_blocks,
+    sweep_record,
+)
 
 
-def sweep(study: Study, config: SweepConfig, *, judge: Judge) -> ScenarioSplit:
-    """Screen on the selection scenarios, then finalists and controls on the reporting ones.
+def sweep(
+    study: Study, config: SweepConfig, *, judge: Judge, engine: Engine | None = None
+) -> ScenarioSplit:
+    """Run the grid, choose, then run finalists, controls, baselines and guards at what was chosen.
 
     Rows that the run already holds are not made again; the grid may differ from an earlier one.
 
     Args:
         study: run, model, scenarios.
-        config: grid, split and number of finalists and controls.
+        config: grid, protocol, and what stands beside the operating points.
         judge: scores every response.
+        engine: who generates; this process by default.
 
     Returns:
         Which scenarios chose and which report.
+
+    Raises:
+        RunError: the run has no probes, or a changed pin, or another writer.
+        MeasureError: the embedder cannot be used.
+        GridError: the grid is empty or does not fit the run, by name; nothing is written.
+        SelectionError: too few test scenarios.
     """
     run, probes = study.run, load_probes(study.run)
-    split = _split(study, config)
+    grid = grid_record(config, probes.layers)
+    split = planned_split(study.split("test"), config, seed=study.sampling.seed)
+    setting = sweep_setting(study, config, judge=judge)
     with run.lock():
         run.pin(
-            {"probes": _probes_hash(run), "judge": judge.name},
-            sweep={
-                "config": asdict(config),
-                "selection": [scenario.id for scenario in split.selection],
-                "reporting": [scenario.id for scenario in split.reporting],
-            },
+            {"probes": _probes_hash(run), "judge": judge.name, "measures": _measures(setting)},
+            sweep=sweep_record(config, split, grid, before=run.manifest.get("sweep", {})),
         )
-        setting = SweepSetting(
-            lm=study.lm,
-            probes=probes,
-            judge=judge,
-            generation=study.settings,
-            directions=_control_directions(study),
-            batch_size=config.batch_size,
-        )
-        run_cells(run, _screen(config, probes, split), setting=setting)
-        run_cells(run, _confirmation(run, config, split), setting=setting)
+        run_cells(run, screen_blocks(grid_cells(grid), split), setting=setting, engine=engine)
+        points = PointFinder(read_rows(run), replace(_plan(run), n_resamples=1)).points()
+        beside = beside_blocks(points, split, config)
+        if beside:
+            run_cells(run, beside, setting=setting, engine=engine)
     return split
 
 
-def _split(study: Study, config: SweepConfig) -> ScenarioSplit:
-    test = study.split("test")
-    n_selection = min(config.selection_scenarios, len(test) // 2)
-    split = split_scenarios(test, n_selection=n_selection, seed=study.sampling.seed)
-    return ScenarioSplit(
-        selection=split.selection, reporting=split.reporting[: config.reporting_scenarios]
+def sweep_setting(study: Study, config: SweepConfig, *, judge: Judge) -> SweepSetting:
+    """What every row of a study's sweep shares, in whatever process it is made.
+
+    Raises:
+        RunError: the run has no probes or residuals.
+        MeasureError: the embedder cannot be used.
+    """
+    return SweepSetting(
+        lm=study.lm,
+        probes=load_probes(study.run),
+        judge=judge,
+        generation=study.settings,
+        directions=_control_directions(study),
+        batch_size=config.batch_size,
+        judge_free=config.judge_free,
+        embedder=None
+        if config.embedder is None
+        else SentenceTransformerEmbedder(config.embedder, device=str(study.lm.device)),
     )
 
 
-def _screen(config: SweepConfig, probes: ProbeSet, split: ScenarioSplit) -> list[Block]:
-    grid = steered_grid(
-        layers=config.layers or probes.layers,
-        alphas=config.grid(),
-        scopes=config.scopes,
-    )
-    everywhere = (*split.selection, *split.reporting)
-    return [
-        Block(cells=BASELINES, scenarios=everywhere),
-        Block(cells=grid, scenarios=split.selection),
-    ]
+def select(run: Run, *, coherence_share: float | None = None) -> Report:
+    """Choose the operating points and measure them.
+
+    Writes operating_points.json, summary.json and tables/*, each atomically.
+
+    Args:
+        run: a run with a finished sweep.
+        coherence_share: share of the aligned coherence to keep; None takes the sweep's. With
+            another one, extras that were run at other cells are left out, and named.
+
+    Raises:
+        RunError: the run has no sweep.
+        SelectionError: the sweep is incomplete, by the name of the cell.
+    """
+    found = run_report(run, coherence_share=coherence_share)
+    with run.lock():
+        atomic_write_json(run.operating_points_file, report_as_operating_points(found))
+        atomic_write_json(run.summary_file, report_as_summary(found))
+        write_tables(found, run.tables_folder, title=str(run.manifest["trait"]))
+    return found
 
 
-def _confirmation(run: Run, config: SweepConfig, split: ScenarioSplit) -> list[Block]:
-    choices = choose(
-        read_rows(run),
-        split.selection,
-        per_group=max(1, config.finalists),
-        coherence_share=config.coherence_share,
+def run_report(run: Run, *, coherence_share: float | None = None) -> Report:
+    """What `select` writes, computed from the rows of the sweep."""
+    return report(read_rows(run), _plan(run, coherence_share=coherence_share))
+
+
+def _plan(run: Run, *, coherence_share: float | None = None) -> Plan:
+    manifest = run.manifest
+    if "sweep" not in manifest:
+        raise RunError(
+            f"the run {run.path} has no sweep; run `interp-steer sweep {run.path}` first"
+        )
+    return plan_of(
+        manifest["sweep"],
+        run_scenarios(run),
+        coherence_share=coherence_share,
+        seed=manifest["pins"]["generation"]["seed"],
     )
-    finalists = tuple(score.cell for choice in choices for score in choice.best)
-    points = [choice.best[0].cell for choice in choices]
-    controls = control_cells(points, n_draws=config.control_draws)
-    answering = split.reporting[: config.control_scenarios]
-    blocks = [Block(cells=finalists, scenarios=split.reporting)]
-    return [*blocks, Block(cells=controls, scenarios=answering)] if controls else blocks
+
+
+def _measures(setting: SweepSetting) -> dict[str, object]:
+    embedder = setting.embedder
+    return {
+        "judge_free": setting.judge_free,
+        "embedder": None if embedder is None else embedder.identity(),
+    }
 
 
 def _control_directions(study: Study) -> ControlDirections:
@@ -110,39 +158,3 @@ def _probes_hash(run: Run) -> str:
     digest = hashlib.sha256(run.probes_file.read_bytes())
     digest.update(run.probes_file.with_suffix(".safetensors").read_bytes())
     return digest.hexdigest()
-
-
-def select(run: Run, *, coherence_share: float | None = None) -> Report:
-    """Choose the operating points and measure them; writes operating_points.json and summary.json.
-
-    Args:
-        run: a run with a finished sweep.
-        coherence_share: share of the aligned coherence to keep; None takes the sweep's.
-
-    Raises:
-        RunError: the run has no sweep.
-        SelectionError: the sweep lacks rows, by the name of the cell.
-    """
-    found = run_report(run, coherence_share=coherence_share)
-    with run.lock():
-        atomic_write_json(run.operating_points_file, report_as_operating_points(found))
-        atomic_write_json(run.summary_file, report_as_summary(found))
-    return found
-
-
-def run_report(run: Run, *, coherence_share: float | None = None) -> Report:
-    """What `select` writes, computed from the rows of the sweep."""
-    manifest = run.manifest
-    if "sweep" not in manifest:
-        raise RunError(
-            f"the run {run.path} has no sweep; run `interp-steer sweep {run.path}` first"
-        )
-    by_id = {scenario.id: scenario for scenario in run_scenarios(run)}
-    said = manifest["sweep"]
-    split = ScenarioSplit(
-        selection=tuple(by_id[i] for i in said["selection"]),
-        reporting=tuple(by_id[i] for i in said["reporting"]),
-    )
-    share = said["config"]["coherence_share"] if coherence_share is None else coherence_share
-    seed = manifest["pins"]["generation"]["seed"]
-    return report(read_rows(run), split, coherence_share=share, seed=seed)

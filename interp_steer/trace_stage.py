@@ -16,8 +16,10 @@ from interp_steer.runs import Run, read_json
 from interp_steer.scenarios import Prompt
 from interp_steer.steering import SteeringPlan, steer
 from interp_steer.study import Study
-from interp_steer.sweep import sample_key, steering_spec
+from interp_steer.sweep_rows import sample_key, steering_spec
 from interp_steer.traces import TraceRecorder, write_traces
+
+_THREAT = "malicious_prompt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +74,21 @@ def cell_to_trace(run: Run, config: TraceConfig) -> Cell:
 def _operating_point(run: Run, method: str, scope: str) -> dict:
     remedy = f"give --layer and --alpha, or run `interp-steer select {run.path}` first"
     for point in read_json(run.operating_points_file, remedy=remedy)["operating_points"]:
-        if (point["method"], point["scope"]) == (method, scope):
+        if (point["method"], point["scope"], point["threat"]) == (method, scope, _THREAT):
             return point
     raise RunError(f"the run {run.path} has no operating point of {method} in {scope}; {remedy}")
 
 
 def trace_examples(study: Study, found: Report, *, n_scenarios: int) -> list[Path]:
-    """Traces of every operating point on the first reporting scenarios, one file each."""
-    paths = {
-        point.selected.cell: study.run.traces_folder / f"{_trace_name(point.selected.cell)}.parquet"
-        for point in found.points
-    }
+    """Traces of every operating point under the malicious prompt, one file each.
+
+    Args:
+        study: run, model, scenarios.
+        found: has the operating points; those under other threats are not traced.
+        n_scenarios: the first reporting scenarios.
+    """
+    cells = [p.selected.cell for p in found.points if p.choice.group.threat == _THREAT]
+    paths = {cell: study.run.traces_folder / f"{_trace_name(cell)}.parquet" for cell in cells}
     missing = [cell for cell, path in paths.items() if not path.exists()]
     if missing:
         traced = [

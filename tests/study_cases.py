@@ -8,7 +8,7 @@ from pathlib import Path
 
 from interp_steer.config import FitConfig, SamplingConfig, SweepConfig
 from interp_steer.fit_stage import fit
-from interp_steer.judges import JudgeScore
+from interp_steer.judges import Answer, JudgeScore
 from interp_steer.model import HookedLM
 from interp_steer.scenarios import Scenario, save_scenarios
 from interp_steer.study import Sources, Study, start_study
@@ -26,6 +26,8 @@ SWEEP = SweepConfig(
     control_draws=2,
     control_scenarios=2,
     batch_size=16,
+    protocol="split",
+    extras=(),
 )
 
 
@@ -34,8 +36,8 @@ class WordJudge:
 
     name = "words"
 
-    def score(self, scenario: Scenario, response: str, *, stopped: bool) -> JudgeScore:  # noqa: ARG002
-        words = response.split()
+    def score(self, answer: Answer) -> JudgeScore:
+        words = answer.text.split()
         if not words:
             return JudgeScore(trait=0.0, coherence=0.0)
         trait = 100 * sum(word in PRAISED for word in words) / len(words)

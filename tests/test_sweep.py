@@ -1,6 +1,10 @@
 """Packed rows are the rows that a loop would make, each once, whatever was there before."""
 
 import contextlib
+import os
+import resource
+import signal
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,28 +20,23 @@ from interp_steer.cells import (
     Cell,
     GridError,
     control_cells,
+    prefilled,
     steered_cell,
     steered_grid,
 )
 from interp_steer.controls import ControlDirections, random_direction
-from interp_steer.errors import JudgeError, RunError
+from interp_steer.errors import JudgeError, ModelError, RunError
 from interp_steer.fit_stage import load_probes, read_responses
-from interp_steer.judges import JudgeScore
+from interp_steer.judges import Answer, JudgeScore
 from interp_steer.model import HookedLM
+from interp_steer.progress import SweepProgress
 from interp_steer.residuals import load_residuals
 from interp_steer.runs import Run
 from interp_steer.specs import SteeringSpec
 from interp_steer.steering import steer
 from interp_steer.study import Study
-from interp_steer.sweep import (
-    SWEEP_SCHEMA,
-    Block,
-    SweepSetting,
-    finished_keys,
-    read_rows,
-    run_cells,
-    sample_key,
-)
+from interp_steer.sweep import SweepSetting, finished_keys, read_rows, run_cells
+from interp_steer.sweep_rows import SWEEP_SCHEMA, Block, sample_key, steering_spec
 from interp_steer.sweep_stage import sweep
 from study_cases import SWEEP, WordJudge, tiny_study
 
@@ -192,16 +191,182 @@ class TestResume:
         class Tired(WordJudge):
             calls = 0
 
-            def score(self, scenario, response, *, stopped) -> JudgeScore:
+            def score(self, answer: Answer) -> JudgeScore:
                 Tired.calls += 1
                 if Tired.calls > 10:
                     raise JudgeError("the judge is tired")
-                return super().score(scenario, response, stopped=stopped)
+                return super().score(answer)
 
         with pytest.raises(JudgeError, match="tired"):
             run_cells(run, [block(study, *GRID)], setting=replace(setting, judge=Tired()))
         assert read_rows(run).num_rows == 8
         assert run_cells(run, [block(study, *GRID)], setting=setting) == len(GRID) * 3 - 8
+
+
+class TestThreats:
+    def test_a_prefilled_row_goes_on_from_the_malicious_baselines_tokens(
+        self, run: Run, study: Study, setting: SweepSetting
+    ) -> None:
+        """Against one prompt with those tokens put in by hand."""
+        threat = prefilled(3)
+        steered = steered_cell(method="swfc", layer=1, alpha=2.0, scope="all", threat="prefill:3")
+        run_cells(run, [block(study, *BASELINES, threat, steered)], setting=setting)
+        rows = {(Cell.from_row(r), r["scenario"]): r for r in read_rows(run).to_pylist()}
+        for scenario in study.split("test")[:3]:
+            prefix = rows[MALICIOUS, scenario.id]["token_ids"][:3]
+            prompt = study.lm.tokenize(scenario.prompt("aligned")).with_prefill(prefix)
+            keys = [sample_key(scenario.id, 0)]
+            alone = study.lm.generate([prompt], study.settings, sample_keys=keys)
+            assert list(alone[0].token_ids) == rows[threat, scenario.id]["token_ids"]
+            with steer(study.lm, steering_spec(steered), setting.probes):
+                alone = study.lm.generate([prompt], study.settings, sample_keys=keys)
+            assert list(alone[0].token_ids) == rows[steered, scenario.id]["token_ids"]
+
+    def test_the_judge_gets_prefix_and_text_apart_and_they_join(
+        self, run: Run, study: Study, setting: SweepSetting
+    ) -> None:
+        heard: list[Answer] = []
+
+        class Listening(WordJudge):
+            def score(self, answer: Answer) -> JudgeScore:
+                heard.append(answer)
+                return super().score(answer)
+
+        cells = (*BASELINES, prefilled(3))
+        run_cells(run, [block(study, *cells)], setting=replace(setting, judge=Listening()))
+        rows = {(Cell.from_row(r), r["scenario"]): r for r in read_rows(run).to_pylist()}
+        assert not any(answer.prefix for answer in heard[:6])
+        assert sum(bool(answer.prefix) for answer in heard[6:]) >= 2  # one baseline may be empty
+        for answer in heard[6:]:
+            ids = rows[MALICIOUS, answer.scenario.id]["token_ids"][:3]
+            ids += rows[prefilled(3), answer.scenario.id]["token_ids"]
+            assert answer.prefix + answer.text == study.lm.decode(ids)
+
+    def test_without_the_malicious_baseline_it_is_refused(
+        self, run: Run, study: Study, setting: SweepSetting
+    ) -> None:
+        with pytest.raises(GridError, match="starts with the malicious baseline's response to"):
+            run_cells(run, [block(study, prefilled(3))], setting=setting)
+
+
+class TestMemory:
+    """A device that holds a few rows at a time."""
+
+    def limited(self, monkeypatch: pytest.MonkeyPatch, room: int) -> list:
+        tried: list[int] = []
+        generate = HookedLM.generate
+
+        def full(lm: HookedLM, prompts, *args, **options):
+            tried.append(len(prompts))
+            if len(prompts) > room:
+                raise torch.OutOfMemoryError("out of memory (planted)")
+            return generate(lm, prompts, *args, **options)
+
+        monkeypatch.setattr(HookedLM, "generate", full)
+        return tried
+
+    def test_packs_are_halved_until_they_fit_and_it_is_remembered(
+        self,
+        tmp_path: Path,
+        study: Study,
+        setting: SweepSetting,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        roomy, tight = Run.create(tmp_path / "roomy"), Run.create(tmp_path / "tight")
+        setting = replace(setting, batch_size=16)
+        blocks = [block(study, *GRID)]
+        run_cells(roomy, blocks, setting=setting)
+        tried = self.limited(monkeypatch, 5)
+        with caplog.at_level("WARNING", logger="interp_steer"):
+            run_cells(tight, blocks, setting=setting)
+        assert tried[:3] == [16, 8, 4]
+        assert max(tried[3:]) <= 4  # later packs are not tried whole again
+        assert [r.getMessage() for r in caplog.records] == [
+            "out of memory with 16 rows in a batch; going on with 8",
+            "out of memory with 8 rows in a batch; going on with 4",
+        ]
+        found, expected = _responses(read_rows(tight)), _responses(read_rows(roomy))
+        assert found.keys() == expected.keys()
+        assert sum(found[k] != expected[k] for k in found) <= 1
+
+    def test_a_row_that_does_not_fit_alone_is_an_error_that_says_what_to_do(
+        self, run: Run, study: Study, setting: SweepSetting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.limited(monkeypatch, 0)
+        with pytest.raises(ModelError, match="use a smaller max_new_tokens, a smaller dtype"):
+            run_cells(run, [block(study, *GRID)], setting=setting)
+
+    def test_other_errors_of_the_device_are_not_taken_for_it(
+        self, run: Run, study: Study, setting: SweepSetting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_args, **_options):
+            raise RuntimeError("device-side assert")
+
+        monkeypatch.setattr(HookedLM, "generate", broken)
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            run_cells(run, [block(study, *GRID)], setting=setting)
+
+
+class TestWriters:
+    def test_a_second_sweep_at_once_is_refused_and_says_who_is_at_work(
+        self, run: Run, study: Study, setting: SweepSetting
+    ) -> None:
+        with (
+            Run(run.path).lock(),
+            pytest.raises(RunError, match=f"another writer is at work .*process {os.getpid()}"),
+        ):
+            run_cells(run, [block(study, *GRID)], setting=setting)
+        assert read_rows(run).num_rows == 0
+
+    def test_a_full_disk_keeps_what_is_written_and_the_sweep_goes_on_later(
+        self, run: Run, study: Study, setting: SweepSetting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The file system itself refuses: a limit on file sizes, below that of a shard."""
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        append, shards = Run.append_shard, []
+
+        def second_does_not_fit(self: Run, table: pa.Table, folder: str = "sweep") -> Path:
+            if len(shards) == 1:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+            shards.append(append(self, table, folder))
+            return shards[-1]
+
+        monkeypatch.setattr(Run, "append_shard", second_does_not_fit)
+        try:
+            with pytest.raises(RunError, match="cannot write .*part-00001.*Make room"):
+                run_cells(run, [block(study, *GRID)], setting=setting)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+        monkeypatch.undo()
+        assert read_rows(run).num_rows == setting.batch_size
+        assert [p.name for p in run.sweep_folder.iterdir()] == ["part-00000.parquet"]
+        added = run_cells(run, [block(study, *GRID)], setting=setting)
+        assert added == len(GRID) * 3 - setting.batch_size
+
+
+class TestProgress:
+    def test_off_a_terminal_it_says_a_line_a_minute(self, caplog: pytest.LogCaptureFixture) -> None:
+        now = [0.0]
+        wanted = Counter({"a": 4, "b": 2})
+        with (
+            caplog.at_level("INFO", logger="interp_steer"),
+            SweepProgress("sweep x", wanted, on_terminal=False, clock=lambda: now[0]) as progress,
+        ):
+            for seconds in (30, 59, 61, 90, 119, 121):
+                now[0] = seconds
+                progress.add(Counter({"a" if seconds < 100 else "b": 1}))
+        assert [r.getMessage() for r in caplog.records] == [
+            "sweep x: 3 of 6 rows, 0 of 2 cells, 0.0492 rows/s, time left 01:01",
+            "sweep x: 6 of 6 rows, 2 of 2 cells, 0.0496 rows/s, time left 00:00",
+        ]
+
+    def test_on_a_terminal_it_draws_a_bar(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with SweepProgress("sweep x", Counter({"a": 2}), on_terminal=True) as progress:
+            progress.add(Counter({"a": 2}))
+        assert "1 of 1 cells" in capsys.readouterr().err
 
 
 class TestControls:
@@ -281,7 +446,7 @@ class TestRefusals:
         class Silent:
             name = "silent"
 
-            def score(self, scenario, response, *, stopped):  # noqa: ARG002
+            def score(self, answer):  # noqa: ARG002
                 return None
 
         with pytest.raises(JudgeError, match="judge 'silent' returned None for scenario 'test-0"):
