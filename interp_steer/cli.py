@@ -6,6 +6,7 @@ command runs, so that `--help` is quick.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import tyro
 
 from interp_steer.config import (
     DemoConfig,
+    EngineConfig,
     FitConfig,
     ProjectConfig,
     SweepConfig,
@@ -99,19 +101,20 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """Screen layers, coefficients and scopes, then finalists and controls; resumes."""
+    """Generate the grid, choose operating points, hold controls against them; resumes."""
 
     run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
     """A run with probes."""
     config: SweepConfig = field(default_factory=SweepConfig)
-    """Grid, scenarios, finalists and controls."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
+    """Grid, scenarios, protocol, controls and measures."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Who generates."""
     common: Common = field(default_factory=Common)
     """Options of every command."""
 
     def run(self) -> str:
         """Return the table of operating points and controls."""
+        from interp_steer.engine_choice import chosen_engine
         from interp_steer.fit_stage import load_probes
         from interp_steer.named_judges import load_judge
         from interp_steer.runs import Run
@@ -121,8 +124,9 @@ class Sweep:
         run = Run.open(self.run_folder)
         load_probes(run)
         judge = load_judge(self.config.judge, str(run.manifest["trait"]))
-        study = reopen_study(self.run_folder, device=self.device)
-        sweep(study, self.config, judge=judge)
+        with chosen_engine(self.run_folder, self.config, self.engine) as engine:
+            study = reopen_study(self.run_folder, device=self.engine.device)
+            sweep(study, self.config, judge=judge, engine=engine)
         return _table(study.run, select(study.run))
 
 
@@ -228,6 +232,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments after the program's name; those of the process by default.
     """
+    try:
+        return _main(argv)
+    except BrokenPipeError:  # the reader of our output (head, a pager) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["demo-full"]:
         arguments[:1] = ["demo", "--full"]
@@ -266,10 +278,14 @@ def _table(run: "Run", report: object) -> str:
     if not isinstance(report, Report):
         raise TypeError(f"expected a Report, got {type(report).__name__}")
     title = f"{run.manifest['trait']} ({run.path})"
-    return f"{report_table(report, title=title)}\n\nwritten: {run.operating_points_file}"
+    written = f"{run.operating_points_file}, {run.tables_folder}/"
+    return f"{report_table(report, title=title)}\n\nwritten: {written}"
 
 
 def _narrate(common: Common) -> None:
+    if common.quiet or not sys.stderr.isatty():
+        # Read by transformers when it is imported: bars of loading weights are no use in a log.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     level = logging.WARNING if common.quiet else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
