@@ -1,0 +1,254 @@
+"""The arithmetic and the files of the benchmarks; never how long anything takes."""
+
+import json
+import re
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import __main__ as command
+from benchmarks import sweep as sweep_benchmark
+from benchmarks.peers import PlainModel
+from benchmarks.ratios import (
+    KEYS,
+    BenchmarkError,
+    Options,
+    Ratio,
+    at_least,
+    interleaved,
+    measured,
+    paired_ratio,
+    problems,
+    slug,
+)
+from benchmarks.workloads import Workload, bundled
+from interp_steer.errors import RunError
+
+RATES = st.lists(st.floats(0.1, 1000.0), min_size=1, max_size=12)
+
+
+def ratio(claim: str = "sweep_vs_loop", value: float = 3.0, **changes: object) -> Ratio:
+    paired = paired_ratio([value, value], [1.0, 1.0])
+    found = measured(claim, "a case", paired, device="cpu", goal=at_least(2.5))
+    return replace(found, **changes)
+
+
+class TestPairedRatio:
+    @given(RATES)
+    def test_is_the_median_of_the_ratios_within_its_interval(self, ours: list[float]) -> None:
+        theirs = [2.0 + place for place in range(len(ours))]
+        found = paired_ratio(ours, theirs)
+        pairs = [a / b for a, b in zip(ours, theirs, strict=True)]
+        assert found.median == pytest.approx(statistics.median(pairs))
+        low, high = found.interval
+        assert min(pairs) <= low <= found.median * (1 + 1e-12)
+        assert found.median * (1 - 1e-12) <= high <= max(pairs) * (1 + 1e-12)
+        assert found.runs == len(ours)
+
+    @given(RATES, st.floats(0.5, 20.0))
+    def test_what_slows_both_of_a_pair_changes_nothing(
+        self, ours: list[float], slowdown: float
+    ) -> None:
+        theirs = [3.0] * len(ours)
+        slowed = [a / slowdown if place % 2 else a for place, a in enumerate(ours)]
+        beside = [b / slowdown if place % 2 else b for place, b in enumerate(theirs)]
+        alone, together = paired_ratio(ours, theirs), paired_ratio(slowed, beside)
+        assert together.median == pytest.approx(alone.median)
+        assert together.interval == pytest.approx(alone.interval)
+
+    def test_is_not_the_ratio_of_medians(self) -> None:
+        """Machine load rises in the runs: pairs agree on 2, the medians taken apart say 20."""
+        assert paired_ratio([200.0, 20.0, 2.0], [100.0, 10.0, 1.0]).median == 2.0
+        assert paired_ratio([200.0, 200.0, 2.0], [100.0, 10.0, 1.0]).median == 2.0
+
+    def test_runs_that_agree_have_a_narrow_interval_and_others_a_wide_one(self) -> None:
+        assert paired_ratio([2.0] * 5, [1.0] * 5).interval == (2.0, 2.0)
+        low, high = paired_ratio([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5).interval
+        assert low == 1.0
+        assert high == 5.0
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "said"),
+        [
+            ([], [], "at least one, got 0 and 0"),
+            ([1.0], [1.0, 2.0], "got 1 and 2"),
+            ([1.0], [0.0], "positive number, got 0.0"),
+            ([float("nan")], [1.0], "positive number, got nan"),
+        ],
+    )
+    def test_what_is_no_pair_is_refused(
+        self, ours: list[float], theirs: list[float], said: str
+    ) -> None:
+        with pytest.raises(BenchmarkError, match=said):
+            paired_ratio(ours, theirs)
+
+
+def test_contestants_take_turns_and_rates_are_units_a_second() -> None:
+    now, order = [0.0], []
+
+    def contestant(name: str, seconds: float, units: float) -> float:
+        order.append(name)
+        now[0] += seconds
+        return units
+
+    rates = interleaved(
+        {"a": lambda: contestant("a", 2.0, 10.0), "b": lambda: contestant("b", 4.0, 10.0)},
+        runs=3,
+        clock=lambda: now[0],
+    )
+    assert "".join(order) == "abbaab"
+    assert rates == {"a": [5.0] * 3, "b": [2.5] * 3}
+
+
+class TestRecords:
+    def test_a_record_has_the_documented_keys_and_fits(self) -> None:
+        record = json.loads(json.dumps(ratio().as_record()))
+        assert tuple(record) == KEYS
+        assert set(KEYS) == {
+            "claim", "case", "ratio", "interval", "goal", "holds", "runs", "device", "versions",
+        }  # fmt: skip
+        assert record["goal"] == ">= 2.5x"
+        assert record["holds"] is True
+        assert {"python", "torch"} <= set(record["versions"])
+        assert list(problems([record])) == []
+
+    def test_a_goal_is_missed_by_the_median_and_absent_without_one(self) -> None:
+        assert ratio(value=2.4).holds is False
+        no_goal = measured("x", "y", paired_ratio([9.0], [1.0]), device="cpu")
+        assert (no_goal.goal, no_goal.holds) == (None, None)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"ratio": float("nan")}, "must be positive numbers"),
+            ({"ratio": None}, "must be positive numbers"),
+            ({"interval": [1.0]}, r"interval must be \[low, high\]"),
+            ({"holds": None}, "holds must be null exactly where goal is"),
+            ({"goal": None}, "holds must be null exactly where goal is"),
+            ({"runs": 0}, "runs must be a number from 1"),
+            ({"more": 1}, "expected the keys"),
+        ],
+    )
+    def test_a_broken_record_is_named(self, change: dict, said: str) -> None:
+        wrong = list(problems([ratio().as_record(), ratio().as_record() | change]))
+        assert len(wrong) == 1
+        assert re.match(f"record 1: .*{said}", wrong[0])
+
+    def test_a_file_that_is_no_list_is_named(self) -> None:
+        assert list(problems({"claim": "x"})) == ["expected a list of records, got dict"]
+
+    def test_every_result_in_the_repository_fits(self) -> None:
+        for path in command.RESULTS.glob("*.json"):
+            assert list(problems(json.loads(path.read_text(encoding="utf-8")))) == [], path.name
+
+
+class TestResultFiles:
+    def test_measuring_a_claim_again_replaces_its_lines_and_keeps_others(
+        self, tmp_path: Path
+    ) -> None:
+        day = "2026-01-31"
+        path = command.write_results(tmp_path, [ratio("a"), ratio("b")], "cpu", day)
+        assert path.name.startswith(f"{day}-")
+        command.write_results(tmp_path, [ratio("b", 5.0), ratio("b", 6.0)], "cpu", day)
+        written = json.loads(path.read_text(encoding="utf-8"))
+        assert [(r["claim"], r["ratio"]) for r in written] == [("a", 3.0), ("b", 5.0), ("b", 6.0)]
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+    def test_a_damaged_file_is_not_overwritten(self, tmp_path: Path) -> None:
+        path = command.write_results(tmp_path, [ratio()], "cpu", "2026-01-31")
+        path.write_text("[{", encoding="utf-8")
+        with pytest.raises(RunError, match="damaged"):
+            command.write_results(tmp_path, [ratio()], "cpu", "2026-01-31")
+        assert path.read_text(encoding="utf-8") == "[{"
+
+    def test_what_does_not_fit_is_not_written(self, tmp_path: Path) -> None:
+        with pytest.raises(BenchmarkError, match="runs must be"):
+            command.write_results(tmp_path, [ratio(runs=0)], "cpu")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_device_becomes_part_of_a_file_name(self) -> None:
+        assert slug("AMD EPYC (TM), 2 cores") == "amd-epyc-tm-2-cores"
+
+
+class TestCommand:
+    def test_the_table_has_one_line_a_ratio(self) -> None:
+        lines = command.table([ratio(), ratio("sweep_vs_single", 2.0)]).splitlines()
+        assert lines[0].startswith("device: ")
+        assert lines[1].split()[:2] == ["claim", "ratio"]
+        assert [lines[2].split()[i] for i in (1, 6)] == ["3.00", "yes"]
+        assert [lines[3].split()[i] for i in (1, 6)] == ["2.00", "no"]
+
+    def test_scripts_are_found_by_their_function(self) -> None:
+        found = dict(command.scripts())
+        assert "sweep" in found
+        assert "ratios" not in found
+
+    def test_an_unknown_script_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert command.main(["sweeep"]) == 1
+        assert "no benchmark sweeep; there are" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Workload:
+    return bundled(tmp_path_factory.mktemp("bench"), Options(quick=True))
+
+
+class TestSweepBenchmark:
+    """The contestants do the same work; a difference is seen before anything is timed."""
+
+    def test_the_plain_hook_makes_the_same_edits(self, work: Workload) -> None:
+        assert sweep_benchmark.check_same_edits(work) == 1.0
+
+    @pytest.mark.parametrize("broken", ["no edit", "other scope"])
+    def test_another_edit_is_refused(
+        self, work: Workload, broken: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steered = PlainModel.steered
+
+        def other(self, cell, probe):
+            if broken == "other scope":
+                turned = {"all": "response", "response": "all"}[cell.scope]
+                return steered(self, replace(cell, scope=turned), probe)
+            return steered(self, cell, replace(probe, boundary=-1e9))
+
+        monkeypatch.setattr(PlainModel, "steered", other)
+        with pytest.raises(BenchmarkError, match="does not make the same edit"):
+            sweep_benchmark.check_same_edits(work)
+
+    def test_equal_lengths_are_equal_and_natural_ones_end(self, work: Workload) -> None:
+        contest = sweep_benchmark.Contest(work=work, settings=work.study.settings, stops=False)
+        for name in ("packed", "loop", "single"):
+            sweep_benchmark.check_lengths(name, getattr(contest, name)(), contest)
+        before = work.study.lm.stop_ids
+        long = replace(contest, stops=True, settings=replace(contest.settings, max_new_tokens=60))
+        for made in (long.packed(), long.loop()):
+            lengths = [len(ids) for ids in made.values()]
+            assert len(lengths) == work.n_rows
+            assert min(lengths) < 60
+        with pytest.raises(BenchmarkError, match="was to make 16 rows of 60 tokens"):
+            sweep_benchmark.check_lengths("loop", made, long)
+        assert work.study.lm.stop_ids == before
+
+    def test_the_single_rows_are_rows_of_the_same_work(self, work: Workload) -> None:
+        contest = sweep_benchmark.Contest(work=work, settings=work.study.settings, stops=False)
+        made = contest.single()
+        assert len(made) == work.size.n_single
+        assert set(made) <= set(contest.loop())
+
+    def test_a_plain_hook_is_gone_afterwards(self, work: Workload) -> None:
+        probe = work.probes.probe(work.cells[0].layer or 0)
+        with pytest.raises(KeyError), work.plain.steered(work.cells[0], probe):
+            raise KeyError
+        assert not any(module._forward_hooks for module in work.plain.model.model.layers)
+
+
+def test_the_interval_does_not_depend_on_torch_state() -> None:
+    torch.manual_seed(1)
+    one = paired_ratio([1.0, 2.0, 4.0], [1.0, 1.0, 1.0])
+    torch.manual_seed(2)
+    assert one == paired_ratio([1.0, 2.0, 4.0], [1.0, 1.0, 1.0])
