@@ -123,7 +123,7 @@ def output_folder(config: DemoConfig) -> Path:
 
 def demo_sweep(config: DemoConfig) -> SweepConfig:
     """The sweep of each variant."""
-    standard = SweepConfig()
+    standard = SweepConfig(protocol="split")
     if config.quick:
         return replace(
             standard,
@@ -218,8 +218,9 @@ def _next_steps(out: Path, reports: dict[str, Report]) -> list[str]:
     trait, report = next(iter(reports.items()))
     run = out / trait
     scenario = report.split.reporting[0].id
+    grid = "--layers 3 4 --methods sttp --alphas 3 9 --scopes first:8"
     return [
         f"  interp-steer trace {run} --method sttp --scenario {scenario}",
-        f"  interp-steer sweep {run} --layers 3 4 --methods sttp --alphas 3 9 --scopes first:8",
+        f"  interp-steer sweep {run} --protocol split {grid}",
         f"  interp-steer select {run}",
     ]

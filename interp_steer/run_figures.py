@@ -1,71 +1,280 @@
-"""The figures of one run, drawn from its artifacts.
+"""Every figure of a run, from its artifacts; none needs the model.
 
-Loading this module loads plotly. Every figure shows what a stage measured; which scenarios it was
-measured on is in its title.
+A figure whose stage is missing is left out, never silently: it is listed with the command that
+makes it. Loading this module loads plotly. Every figure shows what a stage measured; which
+scenarios it was measured on is in its subtitle.
 """
 
-from collections.abc import Sequence
+import logging
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-from jaxtyping import Float
-
-from interp_steer.cells import ALIGNED, MALICIOUS
-from interp_steer.fit_stage import load_probes
-from interp_steer.plots import (
-    Baseline,
-    LayerSweep,
-    ProjectionSample,
-    projection_distributions,
-    readability_by_layer,
-    trait_coherence_by_layer,
-    write_html,
+from interp_steer.errors import InterpSteerError
+from interp_steer.plots.figure_files import Drawing, FigureError, MissingStageError, write_drawing
+from interp_steer.plots.from_analyses import draw_duration, draw_firing, draw_scan, draw_suite
+from interp_steer.plots.from_probes import (
+    draw_agreement,
+    draw_layers,
+    draw_plane,
+    draw_projections,
+    draw_readability,
+    draw_transfer,
 )
-from interp_steer.probes import LayerProbe
-from interp_steer.reporting import OperatingPoint, Report
-from interp_steer.residuals import load_residuals
+from interp_steer.plots.from_sweep import (
+    draw_frontiers,
+    draw_maps,
+    draw_measures,
+    draw_trait_coherence,
+)
+from interp_steer.plots.from_tokens import draw_strips, draw_token_map
+from interp_steer.plots.rendering import FORMATS, Picture, missing_renderer, render
+from interp_steer.plots.sources import RunSource, refusing
+from interp_steer.plots.style import DOUBLE, SINGLE
 from interp_steer.runs import Run
-from interp_steer.selection import CellScore, baseline, cell_scores
-from interp_steer.sweep import read_rows
 from interp_steer.trace_files import read_traces
 from interp_steer.trace_view import render_html
 
+_log = logging.getLogger(__name__)
 
-def write_figures(run: Run, report: Report, *, command: str) -> list[Path]:
-    """Readability, projections at the chosen layers, trait and coherence by layer for each scope.
+GALLERY_SCALE = 1.0
+"""Pixels of a gallery picture for each CSS pixel: readable on a screen, some ten kilobytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How one figure of a run is made."""
+
+    number: str
+    """Of the list in docs/gallery.md."""
+    about: str
+    """What it shows, in one line."""
+    draw: Callable[[RunSource], list[Drawing]]
+    """Reads the run and returns one drawing or several; raises `MissingStageError`."""
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "projections": Recipe(
+        number="1",
+        about="projection distributions: responses above, single tokens below",
+        draw=draw_projections,
+    ),
+    "transfer": Recipe(
+        number="2", about="what each method does to a projection", draw=draw_transfer
+    ),
+    "steering_plane": Recipe(
+        number="2", about="the boundary in a plane, arrows to the steered places", draw=draw_plane
+    ),
+    "trait_coherence": Recipe(
+        number="3", about="trait and coherence by layer", draw=draw_trait_coherence
+    ),
+    "projections_by_layer": Recipe(
+        number="4", about="distributions at four layers with m and Cohen's d", draw=draw_layers
+    ),
+    "readability": Recipe(
+        number="5", about="Cohen's d, accuracy, AUROC by layer", draw=draw_readability
+    ),
+    "direction_agreement": Recipe(
+        number="5", about="cosine with the mean difference, split halves", draw=draw_agreement
+    ),
+    "layer_alpha": Recipe(number="6", about="layer x alpha maps", draw=draw_maps),
+    "frontiers": Recipe(number="6", about="trait against coherence", draw=draw_frontiers),
+    "judge_free": Recipe(number="7", about="judge-free measures by layer", draw=draw_measures),
+    "token_strips": Recipe(
+        number="8", about="responses token by token, with what fired", draw=draw_strips
+    ),
+    "token_layer_map": Recipe(
+        number="8", about="projections of one response by layer and token", draw=draw_token_map
+    ),
+    "firing_rates": Recipe(
+        number="9", about="firing rate by position and segment", draw=draw_firing
+    ),
+    "causal_scan": Recipe(
+        number="9", about="where the trait lives, beside recovery", draw=draw_scan
+    ),
+    "steering_duration": Recipe(
+        number="10", about="the first K tokens against throughout", draw=draw_duration
+    ),
+    "capabilities": Recipe(
+        number="11",
+        about="capabilities by coefficient",
+        draw=partial(draw_suite, name="capabilities"),
+    ),
+    "multi_turn": Recipe(
+        number="11", about="multi-turn curves", draw=partial(draw_suite, name="multi_turn")
+    ),
+    "elo": Recipe(number="11", about="tournament ratings", draw=partial(draw_suite, name="elo")),
+}
+"""Every figure by name, in the order of the paper's list."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A figure that the run cannot show."""
+
+    name: str
+    """Its name in `RECIPES`."""
+    why: str
+    """What is missing and the command that makes it, in one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FiguresMade:
+    """What was written and what was not."""
+
+    paths: tuple[Path, ...]
+    """Every file, pages first."""
+    left_out: tuple[LeftOut, ...]
+    """Figures that the run cannot show yet."""
+    notes: tuple[str, ...]
+    """What the figures leave out, and why there are no static pictures."""
+
+    @property
+    def pages(self) -> tuple[Path, ...]:
+        """The HTML pages."""
+        return tuple(path for path in self.paths if path.suffix == ".html")
+
+    def text(self) -> str:
+        """What a terminal shows: the pages, then what is missing."""
+        lines = [str(path) for path in self.pages]
+        lines += [f"not drawn: {one.name}: {one.why}" for one in self.left_out]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def make_figures(run: Run, out: Path | None = None, only: Sequence[str] = ()) -> list[Path]:
+    """Draw every figure of a run (or those named) as html, svg, pdf, png, csv and json.
+
+    What cannot be drawn is logged as a warning, with the command that makes it.
 
     Args:
-        run: a run with a finished sweep.
-        report: its operating points.
-        command: what made the figures, for their sidecars.
+        run: the run.
+        out: folder to write; the run's figures/ by default.
+        only: names of `RECIPES`; all by default.
 
     Returns:
-        The pages, in reading order.
+        Every file that was written, pages first.
+
+    Raises:
+        FigureError: an unknown name, or a browser that fails.
+        RunError: a file cannot be written.
     """
-    sidecar = {"command": command, "config": {"run": run.path.name}}
-    trait = str(run.manifest["trait"])
-    figures = {
-        "readability": readability_by_layer(
-            load_probes(run), title=f"{trait}: readability by layer"
-        )
-    }
-    for layer, point in _shown_layers(report.points).items():
-        figures[f"projections-layer-{layer}"] = _projections(run, layer, point, trait)
-    scores = cell_scores(read_rows(run), report.split.selection)
-    for scope in dict.fromkeys(point.choice.scope for point in report.points):
-        figures[f"trait-coherence-{_file_name(scope)}"] = trait_coherence_by_layer(
-            _layer_sweep(scores, report, scope),
-            title=f"{trait}, scope {scope}: steered by layer, selection scenarios",
-        )
+    made = draw_figures(run, out=out, only=only)
+    for one in made.left_out:
+        _log.warning("not drawn: %s: %s", one.name, one.why)
+    for note in made.notes:
+        _log.warning("%s", note)
+    return list(made.paths)
+
+
+def draw_figures(
+    run: Run,
+    *,
+    out: Path | None = None,
+    only: Sequence[str] = (),
+    static: bool = True,
+    command: str | None = None,
+) -> FiguresMade:
+    """Draw figures and say which could not be drawn; see `make_figures`.
+
+    Args:
+        run: the run.
+        out: folder to write; the run's figures/ by default.
+        only: names of `RECIPES`; all by default.
+        static: also svg, pdf and png, where there is a browser.
+        command: what made the figures, for their sidecars; the figure's own command by default.
+    """
+    unknown = [name for name in only if name not in RECIPES]
+    if unknown:
+        raise FigureError(f"no figure {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+    folder = run.figures_folder if out is None else Path(out)
+    source = RunSource(run)
+    drawings: list[Drawing] = []
+    paths: list[Path] = []
+    left_out: list[LeftOut] = []
+    for name in only or RECIPES:
+        source.inputs.clear()
+        try:
+            with refusing():
+                found = RECIPES[name].draw(source)
+                sidecar = _sidecar(source, name, command)
+                for drawing in found:
+                    paths += write_drawing(drawing, folder, sidecar)
+        except MissingStageError as missing:
+            left_out.append(LeftOut(name=name, why=str(missing)))
+        except InterpSteerError as error:
+            left_out.append(LeftOut(name=name, why=str(error)))
+        else:
+            drawings += found
+    notes = [f"{d.name}: {note}" for d in drawings for note in d.notes]
+    lacking = missing_renderer() if static else None
+    if lacking is not None:
+        notes.append(lacking)
+    elif static:
+        paths += render([picture for d in drawings for picture in _pictures(d, folder)])
+    return FiguresMade(paths=tuple(paths), left_out=tuple(left_out), notes=tuple(notes))
+
+
+def _pictures(drawing: Drawing, folder: Path) -> list[Picture]:
     return [
-        write_html(figure, run.figures_folder / f"{name}.html", sidecar)
-        for name, figure in figures.items()
+        Picture(figure=figure, path=folder / f"{drawing.name}{suffix}.{kind}")
+        for column, suffix in ((SINGLE, ""), (DOUBLE, "-double"))
+        for figure in [drawing.build(column)]
+        for kind in FORMATS
     ]
 
 
+def _sidecar(source: RunSource, name: str, command: str | None) -> dict[str, Any]:
+    """Where a figure comes from: the run's name, not its path, so that it does not depend on it."""
+    run = source.run
+    manifest = run.manifest
+    return {
+        "command": command or shlex.join(["python", "-m", f"figures.{name}", run.path.name]),
+        "config": {"run": run.path.name, "trait": str(manifest.get("trait")), "recipe": name},
+        "paper_figure": RECIPES[name].number,
+        "pins": manifest["pins"],
+        "inputs": source.digests(),
+    }
+
+
+def write_figures(run: Run, _report: object = None, *, command: str) -> list[Path]:
+    """The pages alone, without a browser: what the demo shows within its minutes."""
+    return list(draw_figures(run, static=False, command=command).pages)
+
+
+def draw_gallery(run: Run, folder: Path) -> dict[str, list[Path]]:
+    """Small double-column pngs of every figure that the run can show, for a page of documentation.
+
+    Returns:
+        Name in `RECIPES` to its pictures; figures that the run cannot show are left out.
+
+    Raises:
+        FigureError: no renderer, or a browser that fails.
+    """
+    source = RunSource(run)
+    pictures: dict[str, list[Picture]] = {}
+    for name, recipe in RECIPES.items():
+        try:
+            with refusing():
+                pictures[name] = [
+                    Picture(
+                        figure=drawing.build(DOUBLE),
+                        path=folder / f"{drawing.name}.png",
+                        scale=GALLERY_SCALE,
+                    )
+                    for drawing in recipe.draw(source)
+                ]
+        except InterpSteerError as error:
+            _log.warning("not drawn: %s: %s", name, error)
+    folder.mkdir(parents=True, exist_ok=True)
+    render([picture for some in pictures.values() for picture in some])
+    return {name: [picture.path for picture in some] for name, some in pictures.items()}
+
+
 def write_trace_pages(run: Run) -> list[Path]:
-    """One HTML page for each stored trace."""
+    """One small HTML page, without plotly, for each stored trace."""
     pages = []
     for stored in sorted(run.traces_folder.glob("*.parquet")):
         page = run.figures_folder / f"trace-{stored.stem}.html"
@@ -74,90 +283,3 @@ def write_trace_pages(run: Run) -> list[Path]:
         page.write_text(text, encoding="utf-8")
         pages.append(page)
     return pages
-
-
-def _shown_layers(points: Sequence[OperatingPoint]) -> dict[int, OperatingPoint]:
-    """StTP's chosen layers (it alone has a target to show); the first point's without StTP."""
-    shown = [p for p in points if p.choice.method == "sttp"] or list(points[:1])
-    layers: dict[int, OperatingPoint] = {}
-    for point in shown:
-        if point.selected.cell.layer is not None:
-            layers.setdefault(point.selected.cell.layer, point)
-    return layers
-
-
-def _projections(run: Run, layer: int, point: OperatingPoint, trait: str):
-    probe = load_probes(run).probe(layer)
-    target = None
-    if point.choice.method == "sttp" and point.selected.cell.alpha is not None:
-        target = probe.mu_pos + point.selected.cell.alpha * probe.sigma_pos
-    tokens = None
-    if run.projections_file.exists():
-        tokens = ProjectionSample(
-            aligned=_token_projections(run, layer, "aligned"),
-            malicious=_token_projections(run, layer, "malicious"),
-            unit="response tokens",
-        )
-    return projection_distributions(
-        probe,
-        _pooled_projections(run, probe),
-        tokens=tokens,
-        target=target,
-        title=f"{trait}: projections of the training responses, layer {layer}",
-    )
-
-
-def _pooled_projections(run: Run, probe: LayerProbe) -> ProjectionSample:
-    pair = load_residuals(run.residuals_file)
-    place = pair.aligned.layers.index(probe.layer)
-    return ProjectionSample(
-        aligned=probe.project(pair.aligned.values[:, place]).numpy(),
-        malicious=probe.project(pair.malicious.values[:, place]).numpy(),
-        unit="responses",
-    )
-
-
-def _token_projections(run: Run, layer: int, side: str) -> Float[np.ndarray, "token"]:
-    chosen = [("layer", "==", layer), ("side", "==", side), ("segment", "==", "response")]
-    table = pq.read_table(run.projections_file, columns=["projection"], filters=chosen)
-    return table["projection"].to_numpy()
-
-
-def _layer_sweep(scores: Sequence[CellScore], report: Report, scope: str) -> LayerSweep:
-    import pandas as pd
-
-    cells = [s for s in scores if s.cell.is_trait_steering and s.cell.scope == scope]
-    frame = pd.DataFrame(
-        {
-            "method": [s.cell.method for s in cells],
-            "layer": [s.cell.layer for s in cells],
-            "alpha": [s.cell.alpha for s in cells],
-            "trait": [s.trait for s in cells],
-            "coherence": [s.coherence for s in cells],
-        }
-    )
-    chosen = {
-        p.choice.method: (p.selected.cell.layer, p.selected.cell.alpha)
-        for p in report.points
-        if p.choice.scope == scope
-    }
-    return LayerSweep(
-        scores=frame,
-        aligned=_as_baseline(baseline(scores, ALIGNED)),
-        malicious=_as_baseline(baseline(scores, MALICIOUS)),
-        operating_points={
-            method: (layer, alpha)
-            for method, (layer, alpha) in chosen.items()
-            if layer is not None and alpha is not None
-        },
-        n_generations=min(s.n_rows for s in cells),
-        coherence_share=report.coherence_share,
-    )
-
-
-def _as_baseline(score: CellScore) -> Baseline:
-    return Baseline(trait=score.trait, coherence=score.coherence)
-
-
-def _file_name(scope: str) -> str:
-    return scope.replace(":", "-").replace("+", "-")

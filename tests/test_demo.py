@@ -59,7 +59,7 @@ class TestQuick:
                 assert path.is_file(), path
             pages = {page.name for page in run.figures_folder.glob("*.html")}
             assert {"trait-coherence-all.html", "trait-coherence-response.html"} <= pages
-            assert any(name.startswith("projections-layer-") for name in pages)
+            assert {"projections.html", "transfer.html", "readability.html"} <= pages
 
     def test_traces_of_all_methods_in_both_scopes(self, out: Path) -> None:
         for trait in ("honesty", "compassion"):

@@ -12,7 +12,6 @@ import plotly.io as pio
 import pytest
 import torch
 
-from interp_steer.plot_style import ALIGNED, MALICIOUS, TARGET, finish, ramp_colour
 from interp_steer.plots import (
     TEMPLATE,
     Baseline,
@@ -25,6 +24,7 @@ from interp_steer.plots import (
     trait_coherence_by_layer,
     write_html,
 )
+from interp_steer.plots.style import ALIGNED, MALICIOUS, TARGET, finish, ramp_colour
 from interp_steer.probes import LayerProbe, ProbeSet, Readability
 
 SIDECAR = {"command": "interp-steer demo", "config": {"seed": 42}}
@@ -112,7 +112,7 @@ class TestProjections:
         low, high = figure.layout.xaxis.range
         assert low < 0.5 and high > 9.0
         assert figure.layout.xaxis.range == figure.layout.xaxis2.range
-        assert "StTP target s = 9.00" in words(figure) and "boundary m = 1.75" in words(figure)
+        assert "StTP target s 9" in words(figure) and "boundary 1.75" in words(figure)
 
     def test_without_tokens_and_target_there_is_one_panel_and_no_target(self) -> None:
         figure = projection_distributions(make_probe(), make_sample())
@@ -122,7 +122,7 @@ class TestProjections:
     def test_axis_names_unit_and_hook_point_and_titles_show_n(self) -> None:
         tokens = make_sample(900, "tokens", 2.0)
         text = words(projection_distributions(make_probe(), make_sample(), tokens=tokens))
-        assert "blocks.4.hook_resid_post (activation units)" in text
+        assert "blocks.4.hook_resid_post (a.u.)" in text and "a.u.: activation units" in text
         assert "n = 60 aligned, 61 malicious responses" in text
         assert "n = 900 aligned, 901 malicious tokens" in text
 
@@ -164,13 +164,13 @@ class TestProjections:
 class TestLayerSweep:
     def test_lines_hold_the_scores_and_methods_come_in_the_papers_order(self) -> None:
         figure = layer_figure()
-        lines = named(figure, "^α = 4$")
+        lines = named(figure, "^SwFC α = 4$")
         assert [list(line.y) for line in lines] == [[4, 14, 24, 34], [100, 99, 98, 97]]
         titles = [a.text for a in figure.layout.annotations]
-        assert titles == ["SwFC (chosen: layer 3, α = 4)", "StMP"]
+        assert titles == ["SwFC, α = 1, 4", "StMP, α = 1, 2"]
 
     def test_operating_point_is_ringed_in_both_rows_at_its_scores(self) -> None:
-        rings = named(layer_figure(), "^operating point$")
+        rings = named(layer_figure(), "^operating point")
         assert [(ring.x[0], ring.y[0]) for ring in rings] == [(3, 34.0), (3, 97.0)]
         assert named(trait_coherence_by_layer(make_sweep(operating_points={})), "operating") == []
 
@@ -178,22 +178,22 @@ class TestLayerSweep:
         figure = layer_figure()
         drawn = {(t.name, t.y[0], t.line.dash) for t in figure.data if t.mode == "lines"}
         assert drawn == {
-            ("aligned prompt, unsteered", 98.0, "dash"),
-            ("aligned prompt, unsteered", 99.0, "dash"),
-            ("malicious prompt, unsteered", 3.0, "dot"),
-            ("malicious prompt, unsteered", 97.0, "dot"),
+            ("aligned, unsteered", 98.0, "dash"),
+            ("aligned, unsteered", 99.0, "dash"),
+            ("malicious, unsteered", 3.0, "dot"),
+            ("malicious, unsteered", 97.0, "dot"),
             ("limit: 90% of aligned coherence", 0.9 * 99.0, "longdashdot"),
         }
 
     def test_alphas_differ_by_dash_and_marker_not_colour_alone(self) -> None:
         figure = layer_figure()
-        one, other = named(figure, "^α = 1$")[0], named(figure, "^α = 4$")[0]
+        one, other = named(figure, "^SwFC α = 1$")[0], named(figure, "^SwFC α = 4$")[0]
         assert one.line.dash != other.line.dash
         assert one.marker.symbol != other.marker.symbol
 
     def test_a_missing_cell_is_a_gap_not_a_bridge(self) -> None:
         scores = make_sweep().scores.query("not (method == 'swfc' and layer == 1 and alpha == 4)")
-        line = named(trait_coherence_by_layer(make_sweep(scores=scores)), "^α = 4$")[0]
+        line = named(trait_coherence_by_layer(make_sweep(scores=scores)), "^SwFC α = 4$")[0]
         assert np.isnan(line.y[1]) and not line.connectgaps
 
     def test_n_is_shown(self) -> None:
@@ -230,7 +230,7 @@ class TestStyle:
     def test_template_is_registered_light_and_not_made_the_default(self) -> None:
         assert pio.templates[TEMPLATE].layout.paper_bgcolor == "white"
         assert TEMPLATE not in str(pio.templates.default)
-        assert finish(go.Figure(), "x", height=300).layout.template == pio.templates[TEMPLATE]
+        assert finish(go.Figure(), "x", plot_height=300).layout.template == pio.templates[TEMPLATE]
 
     def test_sides_and_target_differ_in_lightness_or_hue_that_survives_colour_blindness(
         self,

@@ -1,34 +1,34 @@
-"""Scores by layer: how steering does (the paper's figure 3), and how readable the trait is.
+"""Scores by steered layer: how each method does (the paper's figure 3).
 
-Trait and coherence are those of one model, one judge and one set of prompts; means are drawn
-without their intervals, which the tables carry. Readability says *decodable*, not used and not
-steerable.
+Trait and coherence are those of one model, one judge and one set of prompts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp_steer.figure_files import FigureError
-from interp_steer.plot_style import (
+from interp_steer.analysis.frames import numbers, rows_where
+from interp_steer.plots.figure_files import FigureError
+from interp_steer.plots.lines import Line, draw_level, draw_line, layer_span, layer_tick
+from interp_steer.plots.style import (
     ALIGNED,
     DASHES,
     INK,
     MALICIOUS,
     MARKERS,
+    METHOD_TITLES,
+    SCREEN,
+    Column,
     finish,
     ramp_colour,
+    wrapped,
 )
-from interp_steer.probes import ProbeSet
-from interp_steer.summary import METHOD_NAMES
 
-PLOT_HEIGHT = 430
-"""Height of both rows of panels together, in pixels."""
-LEGEND_LINE = 20
-"""Height of one legend entry, in pixels."""
+MEASURES = ("trait", "coherence")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +41,14 @@ class Baseline:
     """Mean coherence, 0-100."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerSweep:
     """Mean scores by method, layer and alpha in one scope, with the baselines beside them."""
 
     scores: pd.DataFrame
     """One row a cell: method (swfc, sttp, stmp), layer (zero-based), alpha, and the means trait and
-    coherence (0-100)."""
+    coherence (0-100); with trait_low, trait_high, coherence_low and coherence_high where there are
+    intervals."""
     aligned: Baseline
     """Aligned prompt, unsteered."""
     malicious: Baseline
@@ -60,13 +61,16 @@ class LayerSweep:
     """Share of the aligned coherence that a chosen cell must keep; drawn as the limit."""
 
     def __post_init__(self) -> None:
-        missing = {"method", "layer", "alpha", "trait", "coherence"} - set(self.scores.columns)
+        missing = {"method", "layer", "alpha", *MEASURES} - set(self.scores.columns)
         if missing:
             raise FigureError(
                 f"the scores lack {sorted(missing)}; they have {list(self.scores.columns)}"
             )
         if self.scores.empty:
             raise FigureError("the scores are empty; run `interp-steer sweep` first")
+        unknown = sorted(set(self.scores["method"]) - set(METHOD_TITLES))
+        if unknown:
+            raise FigureError(f"unknown methods {unknown}; known are {list(METHOD_TITLES)}")
         repeated = self.scores.duplicated(["method", "layer", "alpha"])
         if repeated.any():
             row = self.scores[repeated].iloc[0]
@@ -74,205 +78,189 @@ class LayerSweep:
                 f"method {row.method} layer {row.layer} alpha {row.alpha} stands there twice; "
                 "give one row a cell (one scope, one direction, no controls)"
             )
+        for method, (layer, alpha) in self.operating_points.items():
+            if method in self.methods and self.cell(method, layer, alpha) is None:
+                raise FigureError(
+                    f"the operating point layer {layer} alpha {alpha:g} is not among the scores; "
+                    "give scores that contain it, or leave it out of operating_points"
+                )
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods that have scores, in the paper's order."""
+        return [m for m in METHOD_TITLES if m in set(self.scores["method"])]
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers of any method, rising."""
+        return sorted({int(layer) for layer in self.scores["layer"]})
+
+    @property
+    def limit(self) -> float:
+        """Coherence that a chosen cell must keep."""
+        return self.coherence_share * self.aligned.coherence
+
+    def alphas(self, method: str) -> list[float]:
+        """Coefficients of one method, rising."""
+        return sorted({float(a) for a in self.scores["alpha"][self.scores["method"] == method]})
+
+    def cell(self, method: str, layer: int, alpha: float) -> dict[str, float] | None:
+        """The scores of one cell; None where there are none."""
+        rows = self.scores
+        there = (rows["method"] == method) & (rows["layer"] == layer) & (rows["alpha"] == alpha)
+        found = rows_where(rows, there)
+        return {m: float(numbers(found, m)[0]) for m in MEASURES} if len(found) else None
+
+    def along_layers(self, method: str, alpha: float, column: str) -> np.ndarray:
+        """One column at every layer of `layers`; NaN where the cell or the column is missing."""
+        there = (self.scores["method"] == method) & (self.scores["alpha"] == alpha)
+        rows = self.scores[there].set_index("layer")
+        if column not in rows:
+            return np.full(len(self.layers), np.nan)
+        return rows[column].reindex(self.layers).to_numpy(dtype=np.float64)
 
 
-def trait_coherence_by_layer(sweep: LayerSweep, *, title: str = "") -> go.Figure:
-    """Trait (above) and coherence (below) of steered generations by layer (the paper's figure 3).
+def trait_coherence_by_layer(
+    sweep: LayerSweep, *, title: str = "", column: Column = SCREEN
+) -> go.Figure:
+    """Trait and coherence of steered generations by layer (the paper's figure 3).
 
-    One column a method, one line an alpha (told apart by colour, dash and marker). Baselines and
-    the coherence limit are dashed and dotted. A ring marks the operating point, which was chosen
-    from scores such as these, so its height here flatters it. A missing cell leaves a gap.
+    One panel a method and measure, one line an alpha (told apart by colour, dash and marker); the
+    operating point's alpha is thick and carries its interval. Baselines and the coherence limit are
+    dashed and dotted. A ring marks the operating point, which was chosen from scores such as these,
+    so its height here flatters it. A missing cell leaves a gap.
     """
-    methods = [m for m in METHOD_NAMES if m in set(sweep.scores["method"])]
-    unknown = sorted(set(sweep.scores["method"]) - set(METHOD_NAMES))
-    if unknown:
-        raise FigureError(f"unknown methods {unknown}; known are {list(METHOD_NAMES)}")
+    methods, narrow = sweep.methods, column.is_narrow
+    n_rows, n_cols = (len(methods), 2) if narrow else (2, len(methods))
+    panel, gap = column.em(9.5 if narrow else 11), column.em(4.2 if narrow else 2.2)
+    height = panel * n_rows + gap * (n_rows - 1)
+    titles = [_panel_title(sweep, m, column, n_cols) for m in methods]
     figure = make_subplots(
-        rows=2,
-        cols=len(methods),
+        rows=n_rows,
+        cols=n_cols,
         shared_xaxes=True,
-        shared_yaxes=True,
-        column_titles=[_column_title(m, sweep.operating_points.get(m)) for m in methods],
-        horizontal_spacing=0.04,
-        vertical_spacing=0.08,
+        shared_yaxes=not narrow,
+        subplot_titles=[t for pair in zip(titles, titles, strict=True) for t in pair]
+        if narrow
+        else titles,
+        horizontal_spacing=0.21 if narrow else 0.03,
+        vertical_spacing=gap / height if n_rows > 1 else 0.0,
     )
-    for col, method in enumerate(methods, start=1):
-        _draw_method(figure, sweep, method, col=col)
-        figure.update_xaxes(title_text="steered layer (resid_post)", row=2, col=col)
-        _place_legend(figure, col=col)
-    layers = sorted(set(sweep.scores["layer"]))
-    figure.update_xaxes(range=[layers[0] - 0.5, layers[-1] + 0.5], tick0=0, dtick=_tick(layers))
-    figure.update_yaxes(range=[-4, 104], dtick=25)
-    figure.update_yaxes(title_text="trait (0-100)", row=1, col=1)
-    figure.update_yaxes(title_text="coherence (0-100)", row=2, col=1)
-    figure.update_annotations(font_size=13)
-    headline = title or "trait and coherence by steered layer"
-    subtitle = f"n = {sweep.n_generations} generations a point"
-    below = 80 + LEGEND_LINE * max(sweep.scores.groupby("method")["alpha"].nunique())
-    finish(
+    for i, method in enumerate(methods):
+        for j, measure in enumerate(MEASURES):
+            row, col = (i + 1, j + 1) if narrow else (j + 1, i + 1)
+            _draw_method(figure, sweep, method, measure, row=row, col=col)
+            if narrow or i == 0:
+                figure.update_yaxes(title_text=f"{measure} (0-100)", row=row, col=col)
+            if row == n_rows:
+                name = "layer (resid_post)" if narrow else "steered layer (resid_post)"
+                figure.update_xaxes(title_text=name, row=row, col=col)
+    tick = layer_tick(sweep.layers, 6 if narrow else 10)
+    figure.update_xaxes(range=layer_span(sweep.layers), tick0=0, dtick=tick)
+    figure.update_yaxes(range=[-4, 107], dtick=25)
+    figure.update_annotations(font_size=column.font)
+    subtitle = (
+        f"n = {sweep.n_generations} generations a point; lines from light to dark: rising α; "
+        "thick, with 95 % interval: the operating point's α"
+    )
+    return finish(
         figure,
-        headline,
+        title or "trait and coherence by steered layer",
         subtitle=subtitle,
-        height=100 + PLOT_HEIGHT + below,
-        width=330 + 250 * len(methods),
-    )
-    return figure.update_layout(
-        legend={"x": 1.02, "y": 1.0}, margin={"l": 70, "r": 260, "t": 100, "b": below}
-    )
-
-
-def readability_by_layer(probes: ProbeSet, *, title: str = "") -> go.Figure:
-    """Cohen's d, accuracy and AUROC by layer: cross-fitted, with the in-sample value beside it.
-
-    Cross-fitted (solid, filled) is what a layer tells about responses the direction has not seen;
-    in-sample (dashed, open) flatters, the more the fewer the responses are per dimension.
-    """
-    measures = {"cohens_d": "Cohen's d", "accuracy": "accuracy", "auroc": "AUROC"}
-    figure = make_subplots(
-        rows=1, cols=3, subplot_titles=list(measures.values()), horizontal_spacing=0.1
-    )
-    layers = [probe.layer for probe in probes.probes]
-    for col, measure in enumerate(measures, start=1):
-        for kind, colour in (("crossfit", ALIGNED), ("in_sample", MALICIOUS)):
-            values = [getattr(getattr(probe, kind), measure) for probe in probes.probes]
-            fitted = kind == "crossfit"
-            figure.add_scatter(
-                x=layers,
-                y=values,
-                mode="lines+markers",
-                name="cross-fitted" if fitted else "in-sample",
-                legendgroup=kind,
-                showlegend=col == 1,
-                line={"color": colour, "dash": "solid" if fitted else "dash"},
-                marker={"symbol": "circle" if fitted else "square-open", "size": 8},
-                row=1,
-                col=col,
-            )
-        figure.update_xaxes(title_text="layer (resid_post)", dtick=_tick(layers), row=1, col=col)
-    figure.update_yaxes(title_text="pooled standard deviations", rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(title_text="share of responses", row=1, col=2)
-    figure.update_yaxes(title_text="area under the curve", row=1, col=3)
-    for col in (2, 3):
-        figure.update_yaxes(range=[-0.04, 1.04], row=1, col=col)
-        _draw_chance(figure, layers, col=col)
-    return finish(figure, title or "readability by layer", height=400, width=1000)
-
-
-def _draw_chance(figure: go.Figure, layers: Sequence[int], *, col: int) -> None:
-    """The level of a coin toss, dotted."""
-    figure.add_scatter(
-        x=[layers[0], layers[-1]],
-        y=[0.5, 0.5],
-        mode="lines",
-        name="chance",
-        legendgroup="chance",
-        showlegend=col == 2,
-        line={"color": INK, "dash": "dot", "width": 1},
-        row=1,
-        col=col,
+        plot_height=height,
+        column=column,
+        panel_titles=3.0,
+        bottom=3.4,
     )
 
 
-def _draw_method(figure: go.Figure, sweep: LayerSweep, method: str, *, col: int) -> None:
-    """One column: a line per alpha, the reference lines, the operating point."""
-    frame = sweep.scores.query("method == @method")
-    alphas = sorted(set(frame["alpha"]))
-    grid = sorted(set(sweep.scores["layer"]))
+def _panel_title(sweep: LayerSweep, method: str, column: Column, n_cols: int) -> str:
+    alphas = ", ".join(f"{a:g}" for a in sweep.alphas(method))
+    room = column.n_characters(0.84 * column.width / n_cols)
+    return wrapped(f"{METHOD_TITLES[method]}, α = {alphas}", room)
+
+
+def _draw_method(
+    figure: go.Figure, sweep: LayerSweep, method: str, measure: str, *, row: int, col: int
+) -> None:
+    """One panel: the reference lines, a line per alpha, the operating point."""
+    first = (method, measure) == (sweep.methods[0], "trait")
+    _draw_references(figure, sweep, measure, row=row, col=col, first=method == sweep.methods[0])
     chosen = sweep.operating_points.get(method)
-    for row, measure in enumerate(("trait", "coherence"), start=1):
-        _draw_references(figure, sweep, measure, row=row, col=col)
-        for rank, alpha in enumerate(alphas):
-            line = frame.query("alpha == @alpha").set_index("layer")[measure].reindex(grid)
-            figure.add_scatter(
-                x=grid,
-                y=line.to_numpy(),
-                mode="lines+markers",
-                name=f"α = {alpha:g}",
-                legend=f"legend{col + 1}",
-                showlegend=row == 1,
-                legendgroup=f"{method} {alpha:g}",
-                line={"color": ramp_colour(rank, len(alphas)), "dash": DASHES[rank % len(DASHES)]},
-                marker={"symbol": MARKERS[rank % len(MARKERS)], "size": 7},
-                hovertemplate=f"layer %{{x}}, α = {alpha:g}: {measure} %{{y:.1f}}<extra></extra>",
-                row=row,
-                col=col,
-            )
-        if chosen is not None:
-            _draw_operating_point(figure, frame, chosen, measure, row=row, col=col)
+    alphas = sweep.alphas(method)
+    for rank, alpha in enumerate(alphas):
+        is_chosen = chosen is not None and chosen[1] == alpha
+        low, high = (
+            sweep.along_layers(method, alpha, f"{measure}_{end}") for end in ("low", "high")
+        )
+        line = Line(
+            name=f"{METHOD_TITLES[method]} α = {alpha:g}",
+            x=np.array(sweep.layers, dtype=np.float64),
+            y=sweep.along_layers(method, alpha, measure),
+            low=low if is_chosen else None,
+            high=high if is_chosen else None,
+            colour=ramp_colour(rank, len(alphas)),
+            dash=DASHES[rank % len(DASHES)],
+            marker=MARKERS[rank % len(MARKERS)],
+            width=2.2 if is_chosen else 1.0,
+            size=5 if is_chosen else 3.5,
+        )
+        draw_line(figure, line, row=row, col=col, in_legend=False)
+    if chosen is not None:
+        _draw_operating_point(figure, sweep, method, measure, row=row, col=col, first=first)
 
 
 def _draw_references(
-    figure: go.Figure, sweep: LayerSweep, measure: str, *, row: int, col: int
+    figure: go.Figure, sweep: LayerSweep, measure: str, *, row: int, col: int, first: bool
 ) -> None:
     """Both baselines (dashed, dotted) and, for coherence, the limit that a choice must keep."""
     lines = [
-        ("aligned prompt, unsteered", getattr(sweep.aligned, measure), ALIGNED, "dash"),
-        ("malicious prompt, unsteered", getattr(sweep.malicious, measure), MALICIOUS, "dot"),
+        ("aligned, unsteered", getattr(sweep.aligned, measure), ALIGNED, "dash"),
+        ("malicious, unsteered", getattr(sweep.malicious, measure), MALICIOUS, "dot"),
     ]
     if measure == "coherence":
-        limit = sweep.coherence_share * sweep.aligned.coherence
         name = f"limit: {sweep.coherence_share:.0%} of aligned coherence"
-        lines.append((name, limit, INK, "longdashdot"))
-    layers = sweep.scores["layer"]
+        lines.append((name, sweep.limit, INK, "longdashdot"))
     for name, value, colour, dash in lines:
-        figure.add_scatter(
-            x=[layers.min() - 0.5, layers.max() + 0.5],
-            y=[value, value],
-            mode="lines",
-            name=name,
-            legendgroup=name,
-            showlegend=col == 1 and (row == 1 or name.startswith("limit")),
-            line={"color": colour, "dash": dash, "width": 1.5},
-            hovertemplate=f"{name}: {value:.1f}<extra></extra>",
+        draw_level(
+            figure,
+            name,
+            value,
+            span=layer_span(sweep.layers),
+            colour=colour,
+            dash=dash,
             row=row,
             col=col,
+            in_legend=first and (measure == "trait" or name.startswith("limit")),
         )
 
 
 def _draw_operating_point(
     figure: go.Figure,
-    frame: pd.DataFrame,
-    chosen: tuple[int, float],
+    sweep: LayerSweep,
+    method: str,
     measure: str,
     *,
     row: int,
     col: int,
+    first: bool,
 ) -> None:
-    """A ring about the chosen cell, labelled with its layer and alpha."""
-    layer, alpha = chosen
-    cell = frame.query("layer == @layer and alpha == @alpha")
-    if cell.empty:
-        raise FigureError(
-            f"the operating point layer {layer} alpha {alpha:g} is not among the scores; "
-            "give scores that contain it, or leave it out of operating_points"
-        )
-    value = float(cell[measure].iloc[0])
+    """A ring about the chosen cell."""
+    layer, alpha = sweep.operating_points[method]
+    cell = sweep.cell(method, layer, alpha)
+    value = cell[measure] if cell is not None else np.nan
     figure.add_scatter(
         x=[layer],
         y=[value],
         mode="markers",
-        name="operating point",
+        name="operating point (layer, α)",
         legendgroup="operating point",
-        showlegend=row == 1 and col == 1,
-        marker={"symbol": "circle-open", "size": 17, "color": INK, "line": {"width": 2.5}},
-        hovertemplate=f"operating point: {measure} {value:.1f}<extra></extra>",
+        showlegend=first,
+        marker={"symbol": "circle-open", "size": 12, "color": INK, "line": {"width": 2}},
+        cliponaxis=False,
+        hovertemplate=(
+            f"operating point: layer {layer}, α = {alpha:g}<br>{measure} %{{y:.1f}}<extra></extra>"
+        ),
         row=row,
         col=col,
     )
-
-
-def _column_title(method: str, chosen: tuple[int, float] | None) -> str:
-    name = METHOD_NAMES[method]
-    return name if chosen is None else f"{name} (chosen: layer {chosen[0]}, α = {chosen[1]:g})"
-
-
-def _place_legend(figure: go.Figure, *, col: int) -> None:
-    """The alphas of a column, listed beneath it."""
-    start = figure.layout[f"xaxis{col if col > 1 else ''}"].domain[0]
-    place = {"x": start, "xanchor": "left", "y": -60 / PLOT_HEIGHT, "yanchor": "top"}
-    figure.update_layout({f"legend{col + 1}": {**place, "tracegroupgap": 0}})
-
-
-def _tick(layers: Sequence[int]) -> int:
-    """Distance of layer ticks: at most about ten of them, always whole layers."""
-    return max(1, -(-(max(layers) - min(layers)) // 10))

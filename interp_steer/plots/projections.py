@@ -9,42 +9,38 @@ from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from interp_steer.figure_files import FigureError
 from interp_steer.names import resid_post
-from interp_steer.plot_style import ALIGNED, INK, MALICIOUS, TARGET, faded, finish
+from interp_steer.plots.densities import (
+    Mark,
+    ProjectionSample,
+    densities,
+    shown_span,
+    vertical_marks,
+)
+from interp_steer.plots.figure_files import FigureError
+from interp_steer.plots.style import (
+    ALIGNED,
+    MALICIOUS,
+    SCREEN,
+    Column,
+    faded,
+    finish,
+    number,
+    wrapped,
+)
 from interp_steer.probes import LayerProbe
 
-SHOWN_SHARE = 0.999
-"""Central share of the projections that the axis spans; what lies beyond is counted in a title."""
-MAX_BINS = 160
-"""Bins of a histogram at most: more is noise at print size."""
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerSample:
+    """One layer's probe with the pooled projections on it."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectionSample:
-    """Projections on one layer's v_hat, of both sides, in activation units."""
-
-    aligned: Float[np.ndarray, "aligned"]
-    """Under the aligned prompt: one value a response or a token."""
-    malicious: Float[np.ndarray, "malicious"]
-    """Under the malicious prompt: one value a response or a token."""
-    unit: str
-    """What one value stands for, in the plural: "responses", "tokens"."""
-
-    def __post_init__(self) -> None:
-        for side in ("aligned", "malicious"):
-            values = getattr(self, side)
-            if not values.size:
-                raise FigureError(f"no {side} projections of {self.unit}; both sides are needed")
-            if not np.isfinite(values).all():
-                bad = int((~np.isfinite(values)).sum())
-                raise FigureError(
-                    f"{bad} of {values.size} {side} projections of {self.unit} are not finite; "
-                    "check the residuals they come from"
-                )
+    probe: LayerProbe
+    """Gives layer, boundary, means and Cohen's d."""
+    pooled: ProjectionSample
+    """Response-averaged projections."""
 
 
 def projection_distributions(
@@ -54,6 +50,7 @@ def projection_distributions(
     tokens: ProjectionSample | None = None,
     target: float | None = None,
     title: str = "",
+    column: Column = SCREEN,
 ) -> go.Figure:
     """Where both sides lie along v_hat, with the boundary and the means (the paper's figure 1).
 
@@ -68,6 +65,7 @@ def projection_distributions(
         tokens: projections of single tokens.
         target: StTP's target s = mu+ + alpha sigma+, in activation units.
         title: headline, e.g. the trait and the model.
+        column: for which place it is laid out.
 
     Raises:
         FigureError: `target` is not finite.
@@ -75,67 +73,104 @@ def projection_distributions(
     if target is not None and not np.isfinite(target):
         raise FigureError(f"the target must be a finite projection, got {target}")
     samples = [pooled] if tokens is None else [pooled, tokens]
-    marks = _marks(probe, target)
-    span = _span(samples, [mark.x for mark in marks])
+    marks = vertical_marks(probe, target)
+    span = shown_span(samples, [mark.x for mark in marks])
     panels = ["response-averaged", "single tokens"]
     titles = [_panel_title(name, s, span) for name, s in zip(panels, samples, strict=False)]
+    panel = column.em(10 if column.is_narrow else 13)
+    gap = column.em(5.4 if column.is_narrow else 4)
+    height = panel * len(samples) + gap * (len(samples) - 1)
     figure = make_subplots(
-        rows=len(samples), cols=1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.14
+        rows=len(samples),
+        cols=1,
+        subplot_titles=[wrapped(text, column.n_characters(0.8 * column.width)) for text in titles],
+        vertical_spacing=gap / height,
     )
     for row, sample in enumerate(samples, start=1):
-        _draw_sample(figure, sample, span, row=row)
+        _draw_sample(figure, sample, span, row=row, col=1)
         for mark in marks:
-            _draw_mark(figure, mark, row=row)
-        figure.update_yaxes(title_text="density (1 / activation unit)", row=row, col=1)
-    figure.update_xaxes(range=span, showticklabels=True)
-    axis = f"projection on v̂ at {resid_post(probe.layer)} (activation units)"
-    figure.update_xaxes(title_text=axis, row=len(samples), col=1)
+            _draw_mark(figure, mark, row=row, col=1)
+        figure.update_yaxes(title_text="density (1 / a.u.)", row=row, col=1)
+    figure.update_xaxes(range=span)
+    figure.update_xaxes(title_text=_axis_title(probe, column), row=len(samples), col=1)
+    _name_marks(figure, marks)
+    figure.update_annotations(font_size=column.font, x=0, xanchor="left", align="left")
     headline = title or f"projections at layer {probe.layer}"
-    figure.update_annotations(font_size=12, x=0, xanchor="left")
-    return finish(figure, headline, height=160 + 230 * len(samples))
+    return finish(
+        figure,
+        headline,
+        subtitle="a.u.: activation units",
+        plot_height=height,
+        column=column,
+        panel_titles=2.8 if column.is_narrow else 1.6,
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Mark:
-    """A vertical line of a histogram."""
+def distributions_by_layer(
+    samples: Sequence[LayerSample], *, title: str = "", column: Column = SCREEN
+) -> go.Figure:
+    """Response-averaged projections at some layers, with m and Cohen's d (the paper's figure A.2).
 
-    name: str
-    x: float
-    colour: str
-    dash: str
+    Every panel has its own axis: the scale of the residual stream grows with depth. Cohen's d is
+    the cross-fitted one, of directions that have not seen the responses they separate; the drawn
+    projections are in-sample.
+
+    Raises:
+        FigureError: no layers.
+    """
+    if not samples:
+        raise FigureError("no layers to draw; give at least one LayerSample")
+    n_cols = 2 if column.is_narrow else min(4, len(samples))
+    n_cols = min(n_cols, len(samples))
+    n_rows = -(-len(samples) // n_cols)
+    panel, gap = column.em(9), column.em(6.4)
+    height = panel * n_rows + gap * (n_rows - 1)
+    figure = make_subplots(
+        rows=n_rows,
+        cols=n_cols,
+        subplot_titles=[_layer_title(sample) for sample in samples],
+        vertical_spacing=gap / height if n_rows > 1 else 0.0,
+        horizontal_spacing=(0.13 if column.is_narrow else 0.06),
+    )
+    for place, sample in enumerate(samples):
+        row, col = place // n_cols + 1, place % n_cols + 1
+        marks = vertical_marks(sample.probe, None)
+        span = shown_span([sample.pooled], [mark.x for mark in marks])
+        _draw_sample(figure, sample.pooled, span, row=row, col=col)
+        for mark in marks:
+            _draw_mark(figure, mark, row=row, col=col)
+        figure.update_xaxes(range=span, nticks=5, row=row, col=col)
+        if col == 1:
+            figure.update_yaxes(title_text="density (1 / a.u.)", row=row, col=col)
+        if row == n_rows:
+            figure.update_xaxes(title_text="ρ (a.u.)", row=row, col=col)
+    _name_marks(figure, vertical_marks(samples[0].probe, None), with_values=False)
+    figure.update_annotations(font_size=column.font)
+    pooled = samples[0].pooled
+    subtitle = (
+        f"ρ: projection of resid_post on v̂, response-averaged, activation units (a.u.); n = "
+        f"{pooled.aligned.size:,} aligned, {pooled.malicious.size:,} malicious {pooled.unit}; "
+        "d: Cohen's d, cross-fitted; m: boundary"
+    )
+    return finish(
+        figure,
+        title or "projections by layer",
+        subtitle=subtitle,
+        plot_height=height,
+        column=column,
+        panel_titles=3.0,
+    )
 
 
-def _marks(probe: LayerProbe, target: float | None) -> list[_Mark]:
-    marks = [
-        _Mark(name="boundary m", x=float(probe.boundary), colour=INK, dash="solid"),
-        _Mark(name="mean aligned μ<sub>+</sub>", x=float(probe.mu_pos), colour=ALIGNED, dash="dot"),
-        _Mark(
-            name="mean malicious μ<sub>−</sub>",
-            x=float(probe.mu_neg),
-            colour=MALICIOUS,
-            dash="dash",
-        ),
-    ]
-    if target is not None:
-        marks.append(_Mark(name="StTP target s", x=target, colour=TARGET, dash="dashdot"))
-    return marks
+def _layer_title(sample: LayerSample) -> str:
+    probe = sample.probe
+    m, d = number(probe.boundary), number(probe.crossfit.cohens_d)
+    return f"layer {probe.layer}<br>m = {m}, d = {d}"
 
 
-def _span(samples: Sequence[ProjectionSample], marks: Sequence[float]) -> tuple[float, float]:
-    """Axis range: the central share of every sample and all marks, with a margin of 4 %."""
-    tail = (1 - SHOWN_SHARE) / 2
-    ends = [
-        *(
-            np.quantile(side, [tail, 1 - tail])
-            for s in samples
-            for side in (s.aligned, s.malicious)
-        ),
-        np.asarray(marks, dtype=np.float64),
-    ]
-    every = np.concatenate(ends)
-    low, high = float(every.min()), float(every.max())
-    margin = 0.04 * (high - low) or 1.0
-    return low - margin, high + margin
+def _axis_title(probe: LayerProbe, column: Column) -> str:
+    text = f"projection ρ on v̂ at {resid_post(probe.layer)} (a.u.)"
+    return wrapped(text, column.n_characters() - 8)
 
 
 def _panel_title(name: str, sample: ProjectionSample, span: tuple[float, float]) -> str:
@@ -148,46 +183,38 @@ def _panel_title(name: str, sample: ProjectionSample, span: tuple[float, float])
 
 
 def _draw_sample(
-    figure: go.Figure, sample: ProjectionSample, span: tuple[float, float], *, row: int
+    figure: go.Figure, sample: ProjectionSample, span: tuple[float, float], *, row: int, col: int
 ) -> None:
     """Both densities as filled steps: a solid line, and a dashed one over a hatched fill."""
-    edges = _edges(sample, span)
-    width = edges[1] - edges[0]
+    edges, found = densities(sample, span)
     looks = (("aligned", ALIGNED, "solid", ""), ("malicious", MALICIOUS, "dash", "/"))
     for side, colour, dash, hatch in looks:
-        values = getattr(sample, side)
-        density = np.histogram(values, bins=edges)[0] / (values.size * width)
         figure.add_scatter(
             x=edges,
-            y=np.append(density, 0.0),
+            y=np.append(found[side], 0.0),
             mode="lines",
-            line={"shape": "hv", "color": colour, "dash": dash, "width": 1.5},
+            line={"shape": "hv", "color": colour, "dash": dash, "width": 1.3},
             fill="tozeroy",
             fillcolor=faded(colour),
-            fillpattern={"shape": hatch, "fgcolor": colour, "fgopacity": 0.5, "size": 6},
+            fillpattern={"shape": hatch, "fgcolor": colour, "fgopacity": 0.5, "size": 5},
             name=f"{side} prompt",
             legendgroup=side,
-            showlegend=row == 1,
+            showlegend=(row, col) == (1, 1),
             row=row,
-            col=1,
+            col=col,
         )
 
 
-def _edges(sample: ProjectionSample, span: tuple[float, float]) -> Float[np.ndarray, "edge"]:
-    """Bins shared by both sides, of the width that Scott's rule gives the narrower of them."""
-    both = np.concatenate([sample.aligned, sample.malicious])
-    low, high = np.clip([both.min(), both.max()], *span)
-    spread = [side.std() / side.size ** (1 / 3) for side in (sample.aligned, sample.malicious)]
-    length = high - low or (span[1] - span[0]) / 50
-    n_bins = length / (3.5 * min(spread)) if min(spread) else MAX_BINS
-    return np.linspace(low, low + length, int(np.clip(n_bins, 10, MAX_BINS)) + 1)
-
-
-def _draw_mark(figure: go.Figure, mark: _Mark, *, row: int) -> None:
-    """A vertical line over the whole panel; the legend says its value."""
-    line = {"color": mark.colour, "dash": mark.dash, "width": 2}
+def _draw_mark(figure: go.Figure, mark: Mark, *, row: int, col: int) -> None:
+    """A vertical line over the whole panel."""
+    line = {"color": mark.colour, "dash": mark.dash, "width": 1.5}
     ends = {"x0": mark.x, "x1": mark.x, "y0": 0, "y1": 1, "yref": "y domain"}
-    figure.add_shape(type="line", line=line, **ends, row=row, col=1)
-    if row == 1:
-        name = f"{mark.name} = {mark.x:.2f}"
-        figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, row=1, col=1)
+    figure.add_shape(type="line", line=line, **ends, row=row, col=col)
+
+
+def _name_marks(figure: go.Figure, marks: Sequence[Mark], *, with_values: bool = True) -> None:
+    """Legend entries of the vertical lines."""
+    for mark in marks:
+        name = f"{mark.name} {number(mark.x)}" if with_values else mark.name
+        line = {"color": mark.colour, "dash": mark.dash, "width": 1.5}
+        figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, legendgroup=name)

@@ -1,0 +1,296 @@
+"""From tables of analyses, traces and projections to what figures 9, 10 and 11 draw."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interp_steer.analysis.bootstrap import ClusterBootstrap, as_columns, named_groups
+from interp_steer.analysis.frames import numbers, rows_where, texts
+from interp_steer.analysis.run_rows import Baselines, on_most_scenarios, steered_rows
+from interp_steer.cells import Cell
+from interp_steer.plots.duration import SteeringDuration, steering_duration
+from interp_steer.plots.figure_files import Drawing, MissingStageError
+from interp_steer.plots.firing import FiringRates, firing_rates
+from interp_steer.plots.scan import CausalScan, causal_scan
+from interp_steer.plots.sources import RunSource
+from interp_steer.plots.style import METHOD_TITLES
+from interp_steer.plots.suites import SUITE_COLUMNS, SuiteCurves, suite_curves
+
+N_BINS = 16
+"""Bins of response positions at most."""
+CORRELATED = (("user", "all"), ("response", "response"))
+"""Segment and scope whose rank correlation the figure quotes."""
+
+
+def draw_firing(source: RunSource) -> list[Drawing]:
+    """Figure 9, firing rates: unsteered from the projections, steered from the traces."""
+    layer, steered, words = _traced_layer(source)
+    names = ["scenario", "side", "pos", "segment", "projection", "response_index"]
+    tokens = source.projections(names, [("layer", "==", layer)])
+    boundary = source.probe_layer(layer).boundary
+    tokens["hit"] = tokens["projection"] < boundary
+    parts = [tokens.rename(columns={"side": "kind"})]
+    notes: tuple[str, ...] = ()
+    if steered is None:
+        notes = (f"no steered rates: the run has no trace; make one: {source.command('trace')}",)
+    else:
+        parts.append(steered)
+    every = pd.concat(parts, ignore_index=True)
+    width = _bin_width(every)
+    rates = pd.DataFrame(list(_rates(every, width)))
+    result = FiringRates(layer=layer, rates=rates, steered=words)
+    title = f"{source.heading}: how often does the gate fire, layer {layer}?"
+    return [
+        Drawing(
+            name="firing-rates",
+            table=rates,
+            build=lambda column: firing_rates(result, title=title, column=column),
+            notes=notes,
+        )
+    ]
+
+
+def _traced_layer(source: RunSource) -> tuple[int, pd.DataFrame | None, str]:
+    """Layer to show, in-scope traced tokens of a gated method there, and what that method is."""
+    try:
+        traces = source.traces
+    except MissingStageError:
+        return source.shown_layer(), None, ""
+    traces = rows_where(
+        traces, (traces["side"] == "malicious") & (traces["direction"] == "aligned")
+    )
+    for method in ("sttp", "stmp"):
+        for scope in ("all", "response"):
+            rows = rows_where(
+                traces,
+                (traces["method"] == method) & (traces["scope"] == scope) & traces["in_scope"],
+            )
+            if len(rows):
+                layer = int(numbers(rows, "layer")[0])
+                rows = rows_where(rows, rows["layer"] == layer)
+                alpha = float(numbers(rows, "alpha")[0])
+                words = f"{METHOD_TITLES[method]}, α = {alpha:g}, scope {scope}"
+                steered = rows.assign(kind="steered", hit=rows["fired"], response_index=0)
+                return layer, steered, words
+    return source.shown_layer(), None, ""
+
+
+def _bin_width(tokens: pd.DataFrame) -> int:
+    longest = tokens[tokens["segment"] == "response"].groupby(["kind", "scenario"]).size().max()
+    return max(1, int(np.ceil((longest if np.isfinite(longest) else 1) / N_BINS)))
+
+
+def _rates(tokens: pd.DataFrame, width: int) -> Iterator[dict[str, Any]]:
+    """Share of hits of every kind, by segment and by bin of the response position."""
+    for kind, mine in tokens.groupby("kind"):
+        for segment, group in mine.groupby("segment"):
+            yield _rate(group, kind=kind, by="segment", group=str(segment))
+        response = rows_where(mine, mine["segment"] == "response")
+        starts = response.groupby(["scenario", "response_index"])["pos"].transform("min")
+        bins = ((response["pos"] - starts) // width) * width
+        for start in sorted(set(bins)):
+            group = rows_where(response, bins == start)
+            yield _rate(group, kind=kind, by="response_position", group=f"{start:.0f}")
+
+
+def _rate(rows: pd.DataFrame, **about: Any) -> dict[str, Any]:
+    boot = ClusterBootstrap(rows["scenario"].astype(str).tolist())
+    estimate = boot.mean(rows["hit"].to_numpy(dtype=np.float64), bounds=(0.0, 1.0))
+    columns = as_columns("share", estimate)
+    return {
+        **about,
+        "share": columns["share"],
+        "low": columns["share_low"],
+        "high": columns["share_high"],
+        "n_tokens": len(rows),
+        "n_scenarios": boot.n_clusters,
+    }
+
+
+def draw_scan(source: RunSource) -> list[Drawing]:
+    """Figure 9, the causal scan, beside recovery and readability."""
+    columns = ["layer", "segment", "patch", "unit", "effect", "effect_low", "effect_high"]
+    effects = source.analysis("causal_scan", columns)
+    effects = rows_where(effects, effects["unit"] == "summed").reset_index(drop=True)
+    result = CausalScan(
+        effects=effects,
+        recovered=_recovered(source),
+        separation={p.layer: p.crossfit.auroc for p in source.probes.probes},
+        correlations=_correlations(source),
+    )
+    notes = () if result.recovered is not None else ("no sweep beside the scan",)
+    title = f"{source.heading}: where does the trait live?"
+    return [
+        Drawing(
+            name="causal-scan",
+            table=effects,
+            build=lambda column: causal_scan(result, title=title, column=column),
+            notes=notes,
+        )
+    ]
+
+
+def _recovered(source: RunSource) -> pd.DataFrame | None:
+    try:
+        table = source.analysis("causal_scan_recovery", ["layer", "scope", "method", "recovered"])
+    except MissingStageError:
+        return None
+    return rows_where(table, table["method"] == "best")
+
+
+def _correlations(source: RunSource) -> dict[tuple[str, str], tuple[float, float, float]]:
+    names = ["spearman", "spearman_low", "spearman_high"]
+    try:
+        table = source.analysis("causal_scan_correlation", ["segment", "scope", "unit", *names])
+    except MissingStageError:
+        return {}
+    table = rows_where(table, (table["unit"] == "summed") & (table["method"] == "best"))
+    found = {}
+    for segment, scope in CORRELATED:
+        rows = rows_where(table, (table["segment"] == segment) & (table["scope"] == scope))
+        if len(rows):
+            value, low, high = (float(numbers(rows, name)[0]) for name in names)
+            found[segment, scope] = (value, low, high)
+    return found
+
+
+def draw_duration(source: RunSource) -> list[Drawing]:
+    """Figure 10: recovery by K for `first:K`, and by P for the threat prefill:P.
+
+    Raises:
+        MissingStageError: the sweep has neither.
+    """
+    sweep = source.sweep
+    rows, tokens = [], []
+    for panel, part in (("first", _first_rows(sweep)), ("prefill", _prefill_rows(sweep))):
+        for key, group in named_groups(part, _KEY):
+            rows.append(_duration(source, panel, key, group))
+            tokens.append(numbers(group, "n_tokens"))
+    shares = pd.DataFrame([row for row in rows if np.isfinite(row["recovered"])])
+    if shares.empty or not np.isfinite(shares["k"].to_numpy(dtype=float)).any():
+        scopes = "--scopes first:1 first:2 first:4 first:8 first:16 response"
+        raise MissingStageError(
+            "the sweep has neither scopes first:K nor prefilled threats",
+            command=f"{source.command('sweep')} {scopes}",
+        )
+    result = SteeringDuration(shares=shares, mean_tokens=float(np.concatenate(tokens).mean()))
+    title = f"{source.heading}: how long must one steer?"
+    return [
+        Drawing(
+            name="steering-duration",
+            table=shares,
+            build=lambda column: steering_duration(result, title=title, column=column),
+        )
+    ]
+
+
+_KEY = ("method", "layer", "alpha", "scope", "threat")
+
+
+def _first_rows(sweep: pd.DataFrame) -> pd.DataFrame:
+    """Rows under the malicious prompt of each method's configuration with the most first:K."""
+    rows = steered_rows(sweep)
+    is_first = rows["scope"].str.startswith("first:")
+    kept = [rows.iloc[:0]]
+    for method in METHOD_TITLES:
+        best = _most_varied(rows_where(rows, is_first & (rows["method"] == method)), ("scope",))
+        if best is not None:
+            mine = _of_configuration(rows, {"method": method, "layer": best[0], "alpha": best[1]})
+            kept.append(rows_where(mine, [s == "response" or ":" in s for s in mine["scope"]]))
+    return pd.concat(kept)
+
+
+def _prefill_rows(sweep: pd.DataFrame) -> pd.DataFrame:
+    """Rows under prefilled threats, of each method's configuration with the most of them."""
+    threats = sorted({t for t in texts(sweep, "threat") if t.startswith("prefill:")})
+    rows = pd.concat([sweep.iloc[:0], *(steered_rows(sweep, threat=t) for t in threats)])
+    kept = [rows.iloc[:0]]
+    for method in METHOD_TITLES:
+        mine = rows_where(rows, rows["method"] == method)
+        mine = rows_where(mine, [":" not in scope for scope in mine["scope"]])
+        best = _most_varied(mine, ("threat",), by=("layer", "alpha", "scope"))
+        if best is not None:
+            names = ("layer", "alpha", "scope")
+            kept.append(_of_configuration(mine, dict(zip(names, best, strict=True))))
+    return pd.concat(kept)
+
+
+def _most_varied(
+    rows: pd.DataFrame, of: tuple[str, ...], by: tuple[str, ...] = ("layer", "alpha")
+) -> tuple[Any, ...] | None:
+    """The configuration with the most values in `of`; at a tie one of scope `all`, the lowest."""
+    kinds = rows.drop_duplicates([*by, *of])
+    counts = Counter(zip(*(kinds[name].tolist() for name in by), strict=True))
+    return min(counts, key=lambda key: (-counts[key], "all" not in key, key), default=None)
+
+
+def _of_configuration(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
+    for name, value in wanted.items():
+        rows = rows_where(rows, rows[name] == value)
+    return rows
+
+
+def _duration(
+    source: RunSource, panel: str, key: dict[str, Any], rows: pd.DataFrame
+) -> dict[str, Any]:
+    rows = on_most_scenarios(rows)
+    cell = Cell.from_row(
+        {**rows.iloc[0].to_dict(), "control": "none", "direction": "aligned"},
+    )
+    found = Baselines(source.sweep).recovered(cell, rows)
+    k = cell.prefill
+    if panel == "first":
+        k = int(key["scope"].split(":")[1]) if key["scope"].startswith("first:") else None
+    return {
+        "panel": panel,
+        **key,
+        "k": np.nan if k is None else float(k),
+        "recovered": found["recovered"],
+        "low": found["recovered_low"],
+        "high": found["recovered_high"],
+        "n_rows": len(rows),
+    }
+
+
+SUITES = {
+    "capabilities": ("α", "questions", "what does steering cost in capabilities?"),
+    "multi_turn": ("turn", "conversations", "do trait and coherence hold over turns?"),
+    "elo": ("", "comparisons", "which configuration wins in pairs?"),
+}
+"""Suites of figure 11: what x is, what n counts, what the figure asks."""
+
+
+def draw_suite(source: RunSource, name: str) -> list[Drawing]:
+    """Figure 11: one suite's table, once the run has it.
+
+    Raises:
+        MissingStageError: it has not.
+    """
+    x_title, what, question = SUITES[name]
+    path = source.run.analyses_folder / f"{name}.parquet"
+    if not path.exists():
+        suite = name.replace("_", "-")
+        raise MissingStageError(
+            f"the run has no results of the suite {suite} ({path}), which comes with a later "
+            "version",
+            command=f"{source.command('evaluate')} --suite {suite}",
+        )
+    values = source.analysis(name, SUITE_COLUMNS)
+    points = source.shown_points("all")
+    result = SuiteCurves(
+        values=values,
+        x_title=x_title,
+        what=what,
+        chosen={m: p.alpha for m, p in points.items()} if name == "capabilities" else {},
+    )
+    title = f"{source.heading}: {question}"
+    return [
+        Drawing(
+            name=name.replace("_", "-"),
+            table=values,
+            build=lambda column: suite_curves(result, title=title, column=column),
+        )
+    ]

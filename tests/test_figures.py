@@ -1,0 +1,156 @@
+"""Figures of a run: numbers drawn are numbers stored, refusals name commands, text stays text."""
+
+import importlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from figures import NAMES
+from figures.gallery import linked
+from interp_steer.model import HookedLM
+from interp_steer.plots import (
+    SINGLE,
+    Picture,
+    StripToken,
+    SuiteCurves,
+    TokenStrip,
+    TokenStrips,
+    as_text,
+    frontiers,
+    layer_alpha_maps,
+    missing_renderer,
+    readability_by_layer,
+    render,
+    suite_curves,
+    token_strips,
+    write_html,
+)
+from interp_steer.plots.figure_files import MissingStageError
+from interp_steer.plots.frontier import on_frontier
+from interp_steer.plots.sources import RunSource
+from interp_steer.run_figures import RECIPES, draw_figures
+from interp_steer.runs import Run
+from study_cases import tiny_study
+from test_plots import SIDECAR, make_sweep, words
+
+ROOT = Path(__file__).resolve().parents[1]
+HOSTILE = ("<script>alert(1)</script>", "\"'", "a\nb", "😀", "e\u0301", "", "<b>x</b>", "&lt;")
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory, tiny_lm: HookedLM, tiny_dir: Path) -> Run:
+    """A run of the random model with probes and no sweep."""
+    return tiny_study(tmp_path_factory.mktemp("figures"), tiny_lm, tiny_dir).run
+
+
+def test_every_figure_of_the_issue_has_a_recipe_a_script_and_a_place_in_the_gallery() -> None:
+    assert {recipe.number for recipe in RECIPES.values()} == {str(n) for n in range(1, 12)}
+    scripts = {p.stem for p in (ROOT / "figures").glob("*.py")} - {"__init__", "gallery"}
+    assert scripts == set(NAMES) == set(RECIPES)
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    assert [name for name in NAMES if f"python -m figures.{name} RUN" not in page] == []
+    assert all(callable(importlib.import_module(f"figures.{name}").main) for name in NAMES)
+
+
+def test_a_fitted_run_gives_what_it_can_and_names_the_command_of_the_rest(fitted: Run) -> None:
+    made = draw_figures(fitted, static=False)
+    drawn = {page.stem for page in made.pages}
+    assert {"projections", "readability", "transfer", "steering-plane"} <= drawn
+    left = {one.name: one.why for one in made.left_out}
+    assert {"trait_coherence", "causal_scan", "elo"} <= set(left)
+    assert all("make it with `" in why for why in left.values())
+    assert "interp-steer sweep" in left["trait_coherence"]
+    for page in made.pages:
+        said = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+        assert said["inputs"] and page.with_suffix(".csv").stat().st_size > 0
+
+
+def test_drawn_numbers_are_the_stored_ones(fitted: Run) -> None:
+    source = RunSource(fitted)
+    (drawing,) = RECIPES["readability"].draw(source)
+    figure = readability_by_layer(source.probes)
+    drawn = next(t for t in drawing.build(SINGLE).data if t.name == "cross-fitted")
+    stored = json.loads((fitted.path / "probes.json").read_text(encoding="utf-8"))["layers"]
+    assert list(drawn.x) == [entry["layer"] for entry in stored]
+    assert list(drawn.y) == [probe.crossfit.cohens_d for probe in source.probes.probes]
+    planted = np.asarray(drawn.y, float) + 1e-6
+    assert not np.array_equal(planted, [p.crossfit.cohens_d for p in source.probes.probes])
+    assert figure.data
+
+
+def test_maps_and_frontiers_hold_the_scores() -> None:
+    sweep = make_sweep()
+    first = next(t for t in layer_alpha_maps(sweep).data if t.type == "heatmap")
+    assert np.array_equal(np.asarray(first.z), [[1, 11, 21, 31], [4, 14, 24, 34]])
+    figure = frontiers({"all": sweep})
+    (ring,) = [t for t in figure.data if t.name == "operating point"]
+    assert (ring.x[0], ring.y[0]) == (97.0, 34.0)
+
+
+def test_a_frontier_has_no_dominated_cell() -> None:
+    trait, coherence = np.array([1.0, 2.0, 3.0, 2.0, np.nan]), np.array([9.0, 9.0, 5.0, 6.0, 9.0])
+    assert on_frontier(trait, coherence).tolist() == [False, True, True, False, False]
+
+
+def test_suite_curves_hold_their_table_and_ratings_name_their_places() -> None:
+    rows = [
+        {
+            "panel": "ELO",
+            "series": s,
+            "x": float(i),
+            "value": 1500.0 + i,
+            "low": 1490.0,
+            "high": 1510.0,
+            "n": 20,
+        }
+        for i, s in enumerate(("swfc", "malicious, unsteered"))
+    ]
+    result = SuiteCurves(values=pd.DataFrame(rows), x_title="", what="comparisons", chosen={})
+    figure = suite_curves(result)
+    assert [v for t in figure.data if "markers" in (t.mode or "") for v in t.y] == [1500, 1501]
+    assert figure.layout.xaxis.ticktext[0] == "SwFC" and "n ≥ 20 comparisons" in words(figure)
+
+
+def test_a_suite_that_was_not_run_is_refused_with_its_command(fitted: Run) -> None:
+    with pytest.raises(MissingStageError, match="evaluate .* --suite multi-turn"):
+        RECIPES["multi_turn"].draw(RunSource(fitted))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_of_a_model_is_drawn_as_text(tmp_path: Path, text: str) -> None:
+    assert "<" not in as_text(text) and "\n" not in as_text(text) and as_text(text)
+    token = StripToken(text=text, segment="response", distance=1.0, row=(("token", text),))
+    strip = TokenStrip(heading=text, tokens=(token,), note=text)
+    figure = token_strips(TokenStrips(strips=(strip,), hook="a hook"))
+    page = write_html(figure, tmp_path / "x.html", SIDECAR).read_text(encoding="utf-8")
+    body = page[page.rindex("Plotly.newPlot") :]
+    assert "<script>alert" not in body and "<b>x</b>" not in words(figure)
+
+
+def test_gallery_links_are_put_once_and_taken_away() -> None:
+    page = "## a\n\n    python -m figures.elo RUN\n\ntext\n"
+    once = linked(page, {"elo": [Path("elo.png")]})
+    assert once.count("](gallery/elo.png)") == 1
+    assert linked(once, {"elo": [Path("elo.png")]}) == once and linked(once, {}) == page
+
+
+@pytest.mark.slow
+def test_static_pictures_embed_their_fonts(tmp_path: Path) -> None:
+    if (lacking := missing_renderer()) is not None:
+        pytest.skip(lacking)
+    figure = frontiers({"all": make_sweep()}, column=SINGLE)
+    paths = [tmp_path / f"x.{kind}" for kind in ("svg", "pdf", "png")]
+    render([Picture(figure=figure, path=path) for path in paths])
+    svg, pdf, png = (path.read_bytes() for path in paths)
+    assert b"<text" in svg and b"coherence (0-100)" in svg
+    assert png[:4] == b"\x89PNG" and int.from_bytes(png[16:20]) == round(312 * 300 / 96)
+    assert pdf[:4] == b"%PDF" and b"/FontFile" in pdf and not re.search(rb"/Type3\b", pdf)
+    if shutil.which("pdffonts"):
+        said = subprocess.run(["pdffonts", paths[1]], capture_output=True, text=True, check=True)
+        assert "Type 3" not in said.stdout and " yes " in said.stdout
