@@ -9,7 +9,7 @@ layer_readability: one row a layer, measure and fit.
   null_high (mean and range over draws of labels swapped in half of the scenarios, cross-fitted;
   null for cosine_caa and in_sample); n_null; n_responses; n_scenarios; n_clusters; converged.
 
-A readable layer is not thereby a steerable one: see causal_scan. About ten seconds for the demo's run.
+A readable layer is not thereby a steerable one: see causal_scan. Ten seconds for the demo's run.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The command line: `interp-steer demo | fit | sweep | select | trace`.
+"""The command line: `interp-steer demo | fit | sweep | select | trace | figures`.
 
 Results go to stdout, narration and progress to stderr. Exit codes: 0, 1 (the domain said no, with
 what was expected, what arrived and what to do), 2 (usage). Nothing heavy is imported until a
@@ -217,12 +217,37 @@ class Trace:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Draw every figure of a run: HTML, SVG, PDF, PNG, the numbers behind each, where from."""
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
+    """A run; what it cannot show yet is named, with the command that makes it."""
+    only: tuple[str, ...] = ()
+    """Names of figures, e.g. trait_coherence; all by default."""
+    out: Path | None = None
+    """Folder to write; RUN/figures by default."""
+    no_static: bool = False
+    """Write the pages alone: no SVG, PDF and PNG, which need a Chrome or Chromium."""
+    common: Common = field(default_factory=Common)
+    """Options of every command."""
+
+    def run(self) -> str:
+        """Return the pages, and what could not be drawn and why."""
+        from interp_steer.run_figures import draw_figures
+        from interp_steer.runs import Run
+
+        run = Run.open(self.run_folder)
+        return draw_figures(run, out=self.out, only=self.only, static=not self.no_static).text()
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Select, tyro.conf.subcommand("select")]
     | Annotated[Trace, tyro.conf.subcommand("trace")]
+    | Annotated[Figures, tyro.conf.subcommand("figures")]
 )
 
 
@@ -261,7 +286,7 @@ def _main(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> Demo | Fit | Sweep | Select | Trace:
+def _parse(arguments: list[str]) -> Demo | Fit | Sweep | Select | Trace | Figures:
     return tyro.cli(
         Command,  # pyright: ignore[reportArgumentType] - a union of annotated classes is a form
         prog="interp-steer",

@@ -132,7 +132,7 @@ class Baselines:
         if not set(names) <= set(floor) & set(top):
             return undefined("recovered")
         low, high = (np.array([side[name] for name in names]) for side in (floor, top))
-        gained, gap = numbers(rows, "trait") - low, high
+        gained, gap = numbers(rows, "trait") - low, high - low
         known = np.isfinite(gained) & np.isfinite(gap)
         if not known.any():
             return undefined("recovered")

@@ -123,7 +123,7 @@ def _draw_frontier(
     cell = None if chosen is None else sweep.cell(method, *chosen)
     if cell is not None:
         figure.add_scatter(
-            x=[cell["trait"]],
+            x=[cell["coherence"]],
             y=[cell["trait"]],
             mode="markers",
             marker={"symbol": f"{symbol}-open", "size": 11, "color": INK, "line": {"width": 2}},
