@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-quick demo-full test test-slow check figures bench lint train clean
+.PHONY: help install demo demo-quick demo-full test test-slow check figures gallery bench lint train clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,10 @@ test-slow: $(STAMP) ## the tests that are left to CI
 figures: runs/demo/summary.json ## every figure of the demo's honesty run, with its analyses
 	$(BIN)/python -m analyses runs/demo/honesty
 	$(BIN)/interp-steer figures runs/demo/honesty
+
+gallery: runs/demo/summary.json ## the pictures of docs/gallery.md, from the demo's honesty run
+	$(BIN)/python -m analyses runs/demo/honesty
+	$(BIN)/python -m figures.gallery runs/demo/honesty docs
 
 runs/demo/summary.json: | $(STAMP)
 	$(BIN)/interp-steer demo

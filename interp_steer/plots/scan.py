@@ -29,9 +29,11 @@ from interp_steer.plots.style import (
     number,
 )
 
-SEGMENTS = ("system", "user", "response", "after_system")
+TEMPLATE = "#CC79A7"
+SEGMENTS = ("system", "user", "template", "response", "after_system")
 SEGMENT_LOOKS = {
     "user": ("user", ALIGNED, "solid", "circle"),
+    "template": ("template", TEMPLATE, "longdash", "cross"),
     "response": ("response", TARGET, "dash", "square"),
     "system": ("system", MALICIOUS, "dot", "diamond"),
     "after_system": ("after system", INK, "dashdot", "triangle-up"),
