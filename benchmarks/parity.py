@@ -1,6 +1,6 @@
 """How often a row's text depends on what it was packed with.
 
-Question: the same rows, generated in packs of 256 and in small packs of other company: in what
+Question: the same rows, generated in packs of 512 and in small packs of other company: in what
 share of them is every token the same? A row's random numbers do not depend on its pack, but batched
 arithmetic rounds differently, and now and then a draw falls on the other side of the edge between
 two tokens. The rate is measured in float32 and in bfloat16; baselines, both scopes and all three

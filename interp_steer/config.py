@@ -110,7 +110,7 @@ class SweepConfig:
     the aligned baseline's, edit sizes, firing rates, repetition, divergence of guards."""
     embedder: Path | None = None
     """Local directory of a sentence-transformers model, for the cosine to the aligned baseline."""
-    batch_size: int = 256
+    batch_size: int = 512
     """Rows generated together; halved by itself where memory does not suffice."""
 
     def grid(self) -> dict[str, tuple[float, ...]]:

@@ -47,7 +47,7 @@ class SweepSetting:
     """Directions of the controls; needed only where cells have a control."""
     responses_per_scenario: int = 1
     """Responses of each cell to each scenario."""
-    batch_size: int = 256
+    batch_size: int = 512
     """Rows generated together; halved where memory does not suffice."""
     judge_free: bool = True
     """Whether rows get the judge-free measures; without, their columns are null."""

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 
 from figures import NAMES
 from figures.gallery import linked
+from interp_steer.config import ProjectConfig
+from interp_steer.fit_stage import project
 from interp_steer.model import HookedLM
 from interp_steer.plots import (
     SINGLE,
@@ -36,7 +39,10 @@ from interp_steer.plots.frontier import on_frontier
 from interp_steer.plots.sources import RunSource
 from interp_steer.run_figures import RECIPES, draw_figures
 from interp_steer.runs import Run
-from study_cases import tiny_study
+from interp_steer.sweep import read_rows
+from interp_steer.sweep_stage import select, sweep
+from interp_steer.trace_stage import trace_examples
+from study_cases import SWEEP, WordJudge, tiny_study
 from test_plots import SIDECAR, make_sweep, words
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +75,48 @@ def test_a_fitted_run_gives_what_it_can_and_names_the_command_of_the_rest(fitted
     for page in made.pages:
         said = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
         assert said["inputs"] and page.with_suffix(".csv").stat().st_size > 0
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, tiny_lm: HookedLM, tiny_dir: Path) -> Run:
+    """One layer, one scenario to choose and one to report, measures that are all null."""
+    study = tiny_study(tmp_path_factory.mktemp("small"), tiny_lm, tiny_dir)
+    config = replace(
+        SWEEP,
+        layers=(1,),
+        scopes=("all", "response", "first:2"),
+        threats=("malicious_prompt", "prefill:2"),
+        test_scenarios=2,
+        control_draws=1,
+        judge_free=False,
+    )
+    project(study, ProjectConfig())
+    sweep(study, config, judge=WordJudge())
+    trace_examples(study, select(study.run), n_scenarios=1)
+    return study.run
+
+
+class TestSmallRuns:
+    def test_every_figure_is_drawn_or_says_what_is_missing(self, small: Run) -> None:
+        made = draw_figures(small, static=False)
+        drawn = {page.stem for page in made.pages}
+        assert {"trait-coherence-all", "layer-alpha-all", "frontiers", "firing-rates"} <= drawn
+        assert {"projections", "steering-plane", "token-layer-map", "steering-duration"} <= drawn
+        left = {one.name: one.why for one in made.left_out}
+        assert set(left) == {"causal_scan", "capabilities", "multi_turn", "elo"}
+        assert all("`" in why for why in left.values())
+
+    def test_a_threat_of_its_own_is_not_mixed_into_the_usual_ones_figure(self, small: Run) -> None:
+        rows = read_rows(small).to_pandas()
+        usual = rows[(rows.threat == "malicious_prompt") & (rows.method == "swfc")]
+        # Finalists have more rows than the grid; the lines are of the scenarios that chose.
+        usual = usual[usual.scenario.isin(small.manifest["sweep"]["selection"])]
+        usual = usual[(usual.scope == "all") & (usual.control == "none") & (usual.alpha == 1.0)]
+        others = rows[(rows.threat == "prefill:2") & (rows.method == "swfc")]
+        assert len(others) > 0
+        table = pd.read_csv(small.figures_folder / "trait-coherence-all.csv")
+        shown = table[(table.method == "swfc") & (table.alpha == 1.0)]
+        assert shown.trait.to_list() == pytest.approx([usual.trait.mean()])
 
 
 def test_drawn_numbers_are_the_stored_ones(fitted: Run) -> None:
