@@ -19,7 +19,14 @@ from torch import Tensor
 
 from interp_steer.errors import ModelError
 from interp_steer.forwarding import ChunkRunner
-from interp_steer.sampling import GenerationSettings, StopReason, choose_tokens, row_uniforms
+from interp_steer.sampling import (
+    GenerationSettings,
+    GenerationStep,
+    StepCallback,
+    StopReason,
+    choose_tokens,
+    row_uniforms,
+)
 from interp_steer.tokens import PaddedBatch, Segment, TokenChunk, TokenizedPrompt, left_pad
 
 COMPACT_FRACTION = 8
@@ -91,6 +98,7 @@ def sample_responses(
     rule: StopRule,
     pad_id: int,
     share_prompts: bool = False,
+    on_step: StepCallback | None = None,
 ) -> list[SampledTokens]:
     """Sample one response per prompt, in the order of `prompts`.
 
@@ -100,6 +108,10 @@ def sample_responses(
 
     With `share_prompts`, rows with equal prompt tokens that no hook looks at there run them once;
     hooks meet one of these rows in the prompt, and all from the first sampled token on.
+
+    `on_step` is called when a step's tokens are chosen and before they are run: hooks have seen
+    everything up to the step before. If it returns True the step is the last, as if every row's
+    limit were there: with hooks on, its tokens are run too. What it raises comes through.
 
     Raises:
         ModelError: see `check_prompts`, `StopRule.limits` and `ChunkRunner.sharing_prompts`.
@@ -127,7 +139,11 @@ def sample_responses(
         for step in range(n_steps):
             chosen = choose_tokens(logits, uniforms[rows.rows, step], settings)
             is_stop = torch.isin(chosen, stop_ids)
-            record.add(rows.rows, step, chosen, logits, rows.is_open & ~is_stop)
+            is_kept = rows.is_open & ~is_stop
+            record.add(rows.rows, step, chosen, logits, is_kept)
+            if on_step is not None and on_step(record.of_step(rows.rows[is_kept], step)):
+                record.stopped_after = step + 1
+                limit = limit.clamp(max=step + 1)
             is_last = step + 1 >= limit[rows.rows]
             rows.close(is_stop if runner.has_hooks else is_stop | is_last)
             if not rows.compact():
@@ -265,6 +281,8 @@ class _Record:
     token_ids: Tensor = field(init=False)
     logprobs: Tensor = field(init=False)
     n_tokens: Tensor = field(init=False)
+    stopped_after: int | None = None
+    """Steps after which the caller ended it."""
 
     def __post_init__(self) -> None:
         shape = (self.n_rows, self.n_steps)
@@ -285,6 +303,15 @@ class _Record:
         self.logprobs[rows, step] = logprobs
         self.n_tokens[rows] += is_kept
 
+    def of_step(self, rows: Int[Tensor, "kept"], step: int) -> GenerationStep:
+        """Return what `rows` got in `step`; waits for the device."""
+        return GenerationStep(
+            step=step,
+            rows=tuple(rows.tolist()),
+            token_ids=tuple(self.token_ids[rows, step].tolist()),
+            logprobs=tuple(self.logprobs[rows, step].tolist()),
+        )
+
     def results(self, limits: Sequence[int], max_new_tokens: int) -> list[SampledTokens]:
         rows = zip(
             self.token_ids.tolist(),
@@ -297,13 +324,12 @@ class _Record:
             SampledTokens(
                 token_ids=tuple(token_ids[:n]),
                 logprobs=tuple(logprobs[:n]),
-                stop_reason=_stop_reason(n, limit, max_new_tokens),
+                stop_reason=self._stop_reason(n, limit, max_new_tokens),
             )
             for token_ids, logprobs, n, limit in rows
         ]
 
-
-def _stop_reason(n_tokens: int, limit: int, max_new_tokens: int) -> StopReason:
-    if n_tokens < limit:
-        return "stop_token"
-    return "length" if limit == max_new_tokens else "context"
+    def _stop_reason(self, n_tokens: int, limit: int, max_new_tokens: int) -> StopReason:
+        if n_tokens < limit:
+            return "stopped" if n_tokens == self.stopped_after else "stop_token"
+        return "length" if limit == max_new_tokens else "context"

@@ -20,7 +20,7 @@ from torch import Tensor
 from interp_steer.errors import ModelError
 from interp_steer.forwarding import ChunkRunner, LayerHooks
 from interp_steer.generation import StopRule, sample_responses
-from interp_steer.sampling import Generation, GenerationSettings
+from interp_steer.sampling import Generation, GenerationSettings, GenerationStep, StepCallback
 from interp_steer.scenarios import Prompt
 from interp_steer.tokenization import decode_tokens, token_strings, tokenize_prompt
 from interp_steer.tokens import (
@@ -35,6 +35,7 @@ from interp_steer.tokens import (
 __all__ = [
     "Generation",
     "GenerationSettings",
+    "GenerationStep",
     "HookedLM",
     "Prompt",
     "ResidHook",
@@ -265,6 +266,7 @@ class HookedLM:
         *,
         sample_keys: Sequence[str],
         share_prompts: bool = False,
+        on_step: StepCallback | None = None,
     ) -> list[Generation]:
         """Sample one response per prompt.
 
@@ -275,6 +277,8 @@ class HookedLM:
                 numbers, whatever else is in the batch.
             share_prompts: run a prompt that several rows have once for all those that are not
                 steered in it. Texts are the same up to float noise.
+            on_step: called after every sampled step with its tokens; if it returns True every row
+                keeps what it has, and those not finished have the stop reason "stopped".
 
         Raises:
             ModelError: see `interp_steer.generation.sample_responses`.
@@ -290,6 +294,7 @@ class HookedLM:
             rule=rule,
             pad_id=PAD_ID,
             share_prompts=share_prompts,
+            on_step=on_step,
         )
         return [
             Generation(

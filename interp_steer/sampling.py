@@ -9,7 +9,7 @@ between two tokens; that is rare and is not excluded.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from interp_steer.errors import ModelError
 from interp_steer.tokens import Segment, TokenizedPrompt
 
-StopReason = Literal["stop_token", "length", "context"]
+StopReason = Literal["stop_token", "length", "context", "stopped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,8 @@ class Generation:
     token_ids: tuple[int, ...]
     """Sampled tokens, without the stop token."""
     stop_reason: StopReason
-    """"stop_token"; "length" at max_new_tokens; "context" where the context ended first."""
+    """"stop_token"; "length" at max_new_tokens; "context" where the context ended first; "stopped"
+    where the caller ended it (`StepCallback`)."""
     logprobs: tuple[float, ...]
     """Natural-log probability of each sampled token under the (steered) model at temperature 1,
     top-p 1; the stop token's is left out."""
@@ -83,6 +84,24 @@ class Generation:
     def sequence(self) -> TokenizedPrompt:
         """Prompt and response in one, for teacher forcing."""
         return self.prompt.with_response(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationStep:
+    """What one step of sampling added to a batch."""
+
+    step: int
+    """Index of these tokens in their responses, from 0; the same for all rows."""
+    rows: tuple[int, ...]
+    """Rows of the call that got a token which is kept, ascending; a stop token is not kept."""
+    token_ids: tuple[int, ...]
+    """Their tokens."""
+    logprobs: tuple[float, ...]
+    """Natural-log probability of each, as in `Generation.logprobs`."""
+
+
+StepCallback = Callable[[GenerationStep], bool | None]
+"""Called after every sampled step; returning True ends the generation there."""
 
 
 def row_uniforms(

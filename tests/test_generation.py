@@ -14,9 +14,9 @@ from torch import Tensor
 from conftest import Pair
 from interp_steer.edit_meter import EditMeter
 from interp_steer.errors import ModelError, SteeringError
-from interp_steer.generation import SharedPrompts, StopRule, sample_responses
+from interp_steer.generation import SharedPrompts, StopRule, _Record, sample_responses
 from interp_steer.model import HookedLM
-from interp_steer.sampling import Generation, GenerationSettings
+from interp_steer.sampling import Generation, GenerationSettings, GenerationStep, StepCallback
 from interp_steer.specs import SteeringSpec
 from interp_steer.steering import SteeringPlan, steer
 from interp_steer.tokens import ResidHook, Segment, TokenChunk, TokenizedPrompt
@@ -270,6 +270,108 @@ def test_a_generation_checks_itself(tiny_lm: HookedLM) -> None:
     prompt = TokenizedPrompt(token_ids=(1, 8), segments=(0, 2))
     with pytest.raises(ModelError, match="one logprob per token"):
         Generation(prompt=prompt, token_ids=(9,), stop_reason="length", logprobs=(), text="")
+
+
+# --- watching and ending a generation ------------------------------------------------------------
+
+
+class Listener:
+    """Notes every step; ends the generation after step `last`."""
+
+    def __init__(self, last: int | None = None) -> None:
+        self.last = last
+        self.steps: list[GenerationStep] = []
+
+    def __call__(self, step: GenerationStep) -> bool:
+        self.steps.append(step)
+        return step.step == self.last
+
+    def row(self, row: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Tokens and log-probabilities that one row was said to get."""
+        found = [
+            (token_id, logprob)
+            for step in self.steps
+            for r, token_id, logprob in zip(step.rows, step.token_ids, step.logprobs, strict=True)
+            if r == row
+        ]
+        return tuple(t for t, _ in found), tuple(logprob for _, logprob in found)
+
+
+def watched(
+    lm: HookedLM, on_step: StepCallback | None, settings: GenerationSettings = SAMPLED
+) -> list[Generation]:
+    """Two dozen rows, so that some leave the batch while others go on."""
+    prompts = random_sequences(lm.d_vocab, LENGTHS * 3)
+    keys = [str(row) for row in range(len(prompts))]
+    return lm.generate(prompts, settings, sample_keys=keys, on_step=on_step)
+
+
+@pytest.mark.parametrize("settings", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("hooked", [False, True], ids=["bare", "hooked"])
+def test_a_callback_is_told_every_kept_token_once_and_changes_nothing(
+    tiny_lm: HookedLM, settings: GenerationSettings, hooked: bool
+) -> None:
+    listener, silent = Listener(), list[GenerationStep]()
+    with tiny_lm.hooks({1: Witness()} if hooked else {}):
+        plain = watched(tiny_lm, None, settings)
+        made = watched(tiny_lm, listener, settings)
+        again = watched(tiny_lm, silent.append, settings)  # returns None
+    assert made == plain == again
+    assert [(listener.row(row)) for row in range(len(made))] == [
+        (g.token_ids, g.logprobs) for g in made
+    ]
+    assert [step.step for step in listener.steps] == list(range(len(listener.steps)))
+    assert len(listener.steps) == 25
+    assert listener.steps == silent
+    assert all(list(step.rows) == sorted(step.rows) for step in listener.steps)
+    assert len({len(g.token_ids) for g in made}) > 5  # rows do end at different steps
+
+
+@pytest.mark.parametrize("last", [0, 7, 24])
+def test_a_stopped_generation_keeps_what_it_has(tiny_lm: HookedLM, last: int) -> None:
+    witness = Witness()
+    whole = watched(tiny_lm, None)
+    stopped = watched(tiny_lm, Listener(last))
+    with tiny_lm.hooks({2: witness}):
+        hooked = watched(tiny_lm, Listener(last))
+    assert texts(hooked) == texts(stopped) == [ids[: last + 1] for ids in texts(whole)]
+    for row, (before, after) in enumerate(zip(whole, stopped, strict=True)):
+        is_cut = len(before.token_ids) > last + 1 or (
+            len(before.token_ids) == last + 1 and before.stop_reason == "stop_token"
+        )
+        assert after.stop_reason == ("stopped" if is_cut else before.stop_reason)
+        assert after.logprobs == before.logprobs[: last + 1]
+        # Hooks see every token that is kept once, the last one too.
+        assert tuple(t for t, *_ in witness.seen[row]) == after.sequence.token_ids
+    assert {g.stop_reason for g in stopped} >= ({"stopped"} if last < 24 else {"length"})
+    assert "stop_token" in {g.stop_reason for g in stopped} or last == 0
+
+
+def test_a_failing_callback_comes_through_and_leaves_nothing_behind(tiny_lm: HookedLM) -> None:
+    """The autouse check sees hooks that are left on; here that the next call is as ever."""
+
+    def fail(step: GenerationStep) -> None:
+        if step.step == 3:
+            raise ZeroDivisionError("the listener's own")
+
+    before = watched(tiny_lm, None)
+    with pytest.raises(ZeroDivisionError, match="own"), tiny_lm.hooks({0: Witness()}):
+        watched(tiny_lm, fail)
+    assert watched(tiny_lm, None) == before
+
+
+def test_without_a_callback_no_step_is_read_from_the_device(
+    tiny_lm: HookedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    read = _Record.of_step
+    monkeypatch.setattr(
+        _Record, "of_step", lambda self, rows, step: (reads.append(step), read(self, rows, step))[1]
+    )
+    watched(tiny_lm, None)
+    assert reads == []
+    watched(tiny_lm, Listener(2))
+    assert reads == [0, 1, 2]
 
 
 # --- prompts that rows share ---------------------------------------------------------------------
