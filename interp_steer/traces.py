@@ -57,6 +57,12 @@ class TraceRecorder:
         """Forget everything recorded."""
         self._seen.clear()
 
+    def copy(self) -> "TraceRecorder":
+        """Return a recorder of what is recorded so far, for a table while the call goes on."""
+        other = TraceRecorder()
+        other._seen = list(self._seen)
+        return other
+
     def __len__(self) -> int:
         return len(self._seen)
 

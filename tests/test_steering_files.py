@@ -338,6 +338,7 @@ def test_the_code_loads_and_steers(
     save_steering(folder, spec, probes, provenance=provenance)
     code = loading_code(folder, model=str(tiny_dir))
     assert "HookedLM.load('tiny-mistral')" in loading_code(folder)
+    assert "load_steering('elsewhere')" in loading_code(folder, shown_as="elsewhere")
     names: dict[str, Any] = {}
     capsys.readouterr()
     exec(code, names)

@@ -69,6 +69,7 @@ FLOORS = (
     ("organism",),
     ("named_judges",),
     ("engine_choice",),
+    ("explorer",),
     ("demo",),
     ("cli",),
     ("__main__",),

@@ -243,6 +243,26 @@ def test_recording_reads_no_value_from_the_device() -> None:
         bool(on_meta.is_real.any())
 
 
+def test_a_copy_keeps_what_was_recorded_until_then(tiny_lm: HookedLM, probes: Any) -> None:
+    recorder, copies = TraceRecorder(), list[TraceRecorder]()
+    spec = SteeringSpec(method="sttp", layer=1, alpha=1)
+    with steer(tiny_lm, spec, probes, recorder=recorder):
+        made = tiny_lm.generate(
+            prompts_of(tiny_lm),
+            SETTINGS,
+            sample_keys=LABELS["samples"],
+            on_step=lambda _: copies.append(recorder.copy()),
+        )
+    whole = recorder.table(tiny_lm, made, **LABELS)
+    recorder.clear()
+    n_prompts = sum(len(g.prompt) for g in made)
+    for step, copy in enumerate(copies):  # a step's tokens are run after it
+        table = copy.table(tiny_lm, made, **LABELS)
+        assert table.num_rows == n_prompts + sum(min(step, len(g.token_ids)) for g in made)
+    rows = copies[2].table(tiny_lm, made, **LABELS).to_pylist()
+    assert all(row in whole.to_pylist() for row in rows)
+
+
 def test_an_unsteered_call_has_an_empty_trace(tiny_lm: HookedLM, probes: Any) -> None:
     table, _ = trace(tiny_lm, [None, None, None], probes)
     assert table.schema == TRACE_SCHEMA
