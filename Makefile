@@ -34,12 +34,20 @@ test-slow: $(STAMP) ## the tests that are left to CI
 	@$(PYTEST) -m slow
 
 figures: runs/demo/summary.json ## every figure of the demo's honesty run, with its analyses
-	$(BIN)/python -m analyses runs/demo/honesty
 	$(BIN)/interp-steer figures runs/demo/honesty
 
-gallery: runs/demo/summary.json ## the pictures of docs/gallery.md, from the demo's honesty run
-	$(BIN)/python -m analyses runs/demo/honesty
-	$(BIN)/python -m figures.gallery runs/demo/honesty docs
+gallery: runs/duration/.swept ## the pictures of docs/gallery.md, from the demo's honesty run
+	$(BIN)/python -m figures.gallery runs/demo/honesty runs/duration/honesty docs
+
+# Figure 10 needs scopes and threats that the demo's grid lacks: a copy, so that the demo stays whole.
+runs/duration/.swept: runs/demo/summary.json
+	mkdir -p runs/duration && rm -rf runs/duration/honesty
+	cp -r runs/demo/honesty runs/duration/honesty
+	$(BIN)/interp-steer sweep runs/duration/honesty --layers 3 --methods sttp --alphas 6 \
+	  --scopes all response first:1 first:2 first:4 first:8 first:16 first:32 \
+	  --threats malicious_prompt prefill:2 prefill:4 prefill:8 prefill:16 \
+	  --protocol split --reporting-scenarios 24 --control-draws 0 --extras
+	touch $@
 
 runs/demo/summary.json: | $(STAMP)
 	$(BIN)/interp-steer demo

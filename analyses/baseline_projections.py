@@ -4,27 +4,35 @@
 
 baseline_projections: one row a token and layer, of the sweep's unsteered baselines.
   scenario, side (whose system prompt), response_index; pos (from 0), token, segment; layer;
-  projection (on v_hat, at resid_post, activation units).
+  projection (on v_hat, at resid_post, activation units); orthogonal (place along the leading
+  principal component of the training response means orthogonal to v_hat, likewise);
+  orthogonal_share (of the variance orthogonal to v_hat of those means that lies along it).
 
 They are what a steered response of the same scenario is compared with token by token (figure 8),
-and unlike projections.parquet they are of test scenarios, which no probe was fitted on. By default
+and the places from which steering moves single tokens (figure 2). Unlike projections.parquet they
+are of test scenarios, which no probe was fitted on. By default
 those that were traced, or the first three. Loads the model; some seconds for three scenarios of the
 demo's run. Tokens are untrusted text.
 """
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from interp_steer.analysis.command import Analysis, RunOption
+from interp_steer.analysis.orthogonal import as_directions, layer_axes
 from interp_steer.analysis.run_rows import is_cell, sweep_frame
-from interp_steer.analysis.tidy_tables import AnalysisError, Findings
+from interp_steer.analysis.tidy_tables import AnalysisError, Findings, require
 from interp_steer.cells import ALIGNED, MALICIOUS
 from interp_steer.fit_stage import load_probes
+from interp_steer.probes import ProbeSet
 from interp_steer.projections import projection_batches
+from interp_steer.residuals import load_residuals
 from interp_steer.runs import Run
-from interp_steer.study import reopen_study
+from interp_steer.study import Study, reopen_study
 from interp_steer.trace_files import read_traces
 
 N_DEFAULT = 3
@@ -58,7 +66,23 @@ def find(run: Run, options: Options) -> Findings:
     rows = [row for part in parts for row in part.to_dict("records") if len(row["token_ids"])]
     if not rows:
         raise AnalysisError("every unsteered response to these scenarios is empty; name others")
+    fit = f"interp-steer fit --out {run.path} --model ... --scenarios ..."
+    require(run.residuals_file, "residuals", command=fit)
+    axes = dict(layer_axes(probes, load_residuals(run.residuals_file)))
     study = reopen_study(run.path, device=options.device)
+    table = _projected(study, rows, probes)
+    across = _projected(study, rows, as_directions(probes, axes))["projection"]
+    origins = table["layer"].map({layer: axis.origin for layer, axis in axes.items()})
+    shares = table["layer"].map({layer: axis.share for layer, axis in axes.items()})
+    return Findings(
+        tables={"": table.assign(orthogonal=across - origins, orthogonal_share=shares)},
+        inputs=(run.sweep_folder, run.probes_file, run.residuals_file, run.traces_folder),
+        config={"shown": chosen},
+    )
+
+
+def _projected(study: Study, rows: list[dict[str, Any]], directions: ProbeSet) -> pd.DataFrame:
+    """One row a token and layer, by sequence, layer and position."""
     by_id = {scenario.id: scenario for scenario in study.scenarios}
     batches = projection_batches(
         study.lm,
@@ -68,17 +92,12 @@ def find(run: Run, options: Options) -> Findings:
             )
             for row in rows
         ],
-        probes,
+        directions,
         scenario_ids=[row["scenario"] for row in rows],
         sides=[row["prompt"] for row in rows],
         response_indices=[int(row["response_index"]) for row in rows],
     )
-    table = pa.Table.from_batches(list(batches)).to_pandas()
-    return Findings(
-        tables={"": table},
-        inputs=(run.sweep_folder, run.probes_file),
-        config={"shown": chosen},
-    )
+    return pa.Table.from_batches(list(batches)).to_pandas()
 
 
 def _traced(run: Run, answered: list[str]) -> list[str]:

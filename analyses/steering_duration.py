@@ -22,7 +22,8 @@ import pandas as pd
 
 from interp_steer.analysis.bootstrap import ClusterBootstrap, as_columns, mean_columns, undefined
 from interp_steer.analysis.command import Analysis, RunOption
-from interp_steer.analysis.run_rows import Baselines, by_cell, chosen_cells, sweep_frame
+from interp_steer.analysis.duration_grid import duration_command
+from interp_steer.analysis.run_rows import Baselines, by_cell, sweep_frame
 from interp_steer.analysis.tidy_tables import AnalysisError, Findings
 from interp_steer.cells import Cell
 from interp_steer.runs import Run
@@ -45,8 +46,8 @@ def find(run: Run, options: Options) -> Findings:  # noqa: ARG001 - every analys
     is_prefilled = plain["threat"].str.startswith("prefill:") & (plain["method"] != "none")
     if not (is_short | is_prefilled).any():
         raise AnalysisError(
-            f"the sweep has no rows of scope first:K and none under prefill:K; add some with "
-            f"`{_command(run)}`"
+            "the sweep has no rows of scope first:K and none under prefill:K; add some with "
+            f"`{duration_command(run)}`, best to a copy of the run"
         )
     wanted = plain.loc[is_short | is_prefilled, CONFIGURATION].drop_duplicates()
     configurations = pd.MultiIndex.from_frame(wanted)
@@ -59,17 +60,6 @@ def find(run: Run, options: Options) -> Findings:  # noqa: ARG001 - every analys
     )
     kinds = {"layer": "Int64", "k": "Int64", "alpha": "float64"}
     return Findings(tables={"": table.astype(kinds)}, inputs=(run.sweep_folder,))
-
-
-def _command(run: Run) -> str:
-    cells = sorted(chosen_cells(run), key=lambda c: (c.scope != "response", c.label))
-    where = ""
-    if cells:
-        where = (
-            f" --layers {cells[0].layer} --methods {cells[0].method} --alphas {cells[0].alpha:g}"
-        )
-    scopes = "all response first:1 first:2 first:4 first:8 first:16"
-    return f"interp-steer sweep {run.path}{where} --scopes {scopes}"
 
 
 def _record(

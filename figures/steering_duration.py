@@ -2,8 +2,8 @@
 
     python -m figures.steering_duration RUN [--out FOLDER] [--no-static]
 
-Recovered share by K for scope first:K, continuous steering beside it, and by P after a prefilled
-start of P tokens.
+Trait by K for scope first:K, continuous steering beside it, and by P after a prefilled start of P
+tokens.
 
 Needs: a sweep with scopes first:K, or with threats prefill:P. Writes steering-duration.* (html,
 csv, json; svg, pdf, png at one column, and -double.* at two) in some ten seconds, most of them the

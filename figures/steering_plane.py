@@ -1,12 +1,15 @@
 """Figure 2, right. Where does steering put a residual?
 
-    python -m figures.steering_plane RUN [--out FOLDER] [--no-static]
+    python -m figures.steering_plane RUN [--out FOLDER] [--no-static] [--no-analyses]
 
-Response means in the plane of v_hat and the leading orthogonal component, the boundary, and an
-arrow from each malicious response to its steered place, for each method.
+Response tokens in the plane of v_hat and the leading orthogonal component, the boundary, and an
+arrow from each malicious token to its steered place, for each method. Without the analysis,
+response means.
 
-Needs: probes, residuals; the sweep for the coefficients. Writes steering-plane.* (html, csv, json;
-svg, pdf, png at one column, and -double.* at two) in some ten seconds, most of them the browser's.
+Needs: probes, residuals; the sweep for the coefficients; the analysis baseline_projections for
+single tokens, made first where it is missing or out of date. Writes steering-plane.* (html, csv,
+json; svg, pdf, png at one column, and -double.* at two) in some ten seconds, most of them the
+browser's.
 """
 
 import sys

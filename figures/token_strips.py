@@ -1,13 +1,13 @@
 """Figure 8. Which tokens were touched, and how far were they moved?
 
-    python -m figures.token_strips RUN [--out FOLDER] [--no-static]
+    python -m figures.token_strips RUN [--out FOLDER] [--no-static] [--no-analyses]
 
 One scenario's malicious unsteered, steered and aligned responses one under the other, token by
 token; the page shows the whole trace row on hover. One figure a method.
 
-Needs: a trace; the analysis baseline_projections tints the unsteered rows. Writes tokens-METHOD-
-SCOPE.* (html, csv, json; svg, pdf, png at one column, and -double.* at two) in some ten seconds,
-most of them the browser's.
+Needs: a trace; the analysis baseline_projections tints the unsteered rows, made first where it is
+missing or out of date. Writes tokens-METHOD-SCOPE.* (html, csv, json; svg, pdf, png at one column,
+and -double.* at two) in some ten seconds, most of them the browser's.
 """
 
 import sys

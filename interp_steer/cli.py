@@ -219,7 +219,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Draw every figure of a run: HTML, SVG, PDF, PNG, the numbers behind each, where from."""
+    """Draw every figure of a run, its analyses first: HTML, SVG, PDF, PNG, numbers, where from."""
 
     run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
     """A run; what it cannot show yet is named, with the command that makes it."""
@@ -229,16 +229,23 @@ class Figures:
     """Folder to write; RUN/figures by default."""
     no_static: bool = False
     """Write the pages alone: no SVG, PDF and PNG, which need a Chrome or Chromium."""
+    no_analyses: bool = False
+    """Draw from the analyses that are there; make none that is missing or out of date."""
+    device: str | None = None
+    """Where the model runs for the two analyses that load it: cpu, cuda, cuda:1, mps."""
     common: Common = field(default_factory=Common)
     """Options of every command."""
 
     def run(self) -> str:
         """Return the pages, and what could not be drawn and why."""
-        from interp_steer.run_figures import draw_figures
+        from interp_steer.run_figures import answer_first, draw_figures
         from interp_steer.runs import Run
 
-        run = Run.open(self.run_folder)
-        return draw_figures(run, out=self.out, only=self.only, static=not self.no_static).text()
+        run, upkeep, static = Run.open(self.run_folder), None, not self.no_static
+        if not self.no_analyses:
+            upkeep = answer_first(run, self.only, device=self.device)
+        made = draw_figures(run, out=self.out, only=self.only, static=static, upkeep=upkeep)
+        return made.text()
 
 
 Command = (

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from interp_steer.errors import InterpSteerError
-from interp_steer.run_figures import draw_figures
+from interp_steer.run_figures import answer_first, draw_figures
 from interp_steer.runs import Run
 
 
@@ -28,6 +28,10 @@ class FigureOptions:
     """Folder to write; RUN/figures by default."""
     no_static: bool = False
     """Write the page alone: no svg, pdf and png."""
+    no_analyses: bool = False
+    """Draw from the analyses that are there; make none that is missing or out of date."""
+    device: str | None = None
+    """Where the model runs for the analyses that load it: cpu, cuda, cuda:1, mps."""
 
 
 def figure_main(name: str, about: str) -> Callable[[Sequence[str] | None], int]:
@@ -51,18 +55,21 @@ def figure_main(name: str, about: str) -> Callable[[Sequence[str] | None], int]:
         except SystemExit as stop:
             return int(stop.code or 0)
         try:
-            made = draw_figures(
-                Run.open(options.run_folder),
-                out=options.out,
-                only=(name,),
-                static=not options.no_static,
-            )
+            run, only = Run.open(options.run_folder), (name,)
+            upkeep = None
+            if not options.no_analyses:
+                upkeep = answer_first(run, only, device=options.device, tell=_tell)
+            static = not options.no_static
+            made = draw_figures(run, out=options.out, only=only, static=static, upkeep=upkeep)
         except InterpSteerError as error:
             sys.stderr.write(f"{name}: {error}\n")
             return 1
         sys.stdout.writelines(f"{path}\n" for path in made.paths)
-        sys.stderr.writelines(f"note: {note}\n" for note in made.notes)
-        sys.stderr.writelines(f"{one.name}: {one.why}\n" for one in made.left_out)
+        sys.stderr.writelines(f"{remark}\n" for remark in made.remarks())
         return 1 if made.left_out else 0
 
     return main
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,39 +1,25 @@
-"""Every figure of a run, from its artifacts; none needs the model.
+"""Every figure of a run, from its artifacts; drawing needs no model.
 
-A figure whose stage is missing is left out, never silently: it is listed with the command that
-makes it. Loading this module loads plotly. Every figure shows what a stage measured; which
-scenarios it was measured on is in its subtitle.
+Analyses that figures draw are made first (`answer_first`) where they are missing or out of date;
+two of them load the model. A figure whose stage is missing is left out, never silently: it is
+listed with the command that makes it. Loading this module loads plotly. Every figure shows what a
+stage measured; which scenarios it was measured on is in its subtitle.
 """
 
 import logging
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from interp_steer.analysis.upkeep import Unanswered, Upkeep, keep_up, known_analyses
 from interp_steer.errors import InterpSteerError
 from interp_steer.plots.figure_files import Drawing, FigureError, MissingStageError, write_drawing
-from interp_steer.plots.from_analyses import draw_duration, draw_firing, draw_scan, draw_suite
-from interp_steer.plots.from_probes import (
-    draw_agreement,
-    draw_layers,
-    draw_plane,
-    draw_projections,
-    draw_readability,
-    draw_transfer,
-)
-from interp_steer.plots.from_sweep import (
-    draw_frontiers,
-    draw_maps,
-    draw_measures,
-    draw_trait_coherence,
-)
-from interp_steer.plots.from_tokens import draw_strips, draw_token_map
 from interp_steer.plots.rendering import FORMATS, Picture, missing_renderer, render
 from interp_steer.plots.sources import RunSource, refusing
 from interp_steer.plots.style import DOUBLE, SINGLE
+from interp_steer.recipes import RECIPES, shown_analyses
 from interp_steer.runs import Run
 from interp_steer.trace_files import read_traces
 from interp_steer.trace_view import render_html
@@ -42,73 +28,6 @@ _log = logging.getLogger(__name__)
 
 GALLERY_SCALE = 1.0
 """Pixels of a gallery picture for each CSS pixel: readable on a screen, some ten kilobytes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How one figure of a run is made."""
-
-    number: str
-    """Of the list in docs/gallery.md."""
-    about: str
-    """What it shows, in one line."""
-    draw: Callable[[RunSource], list[Drawing]]
-    """Reads the run and returns one drawing or several; raises `MissingStageError`."""
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "projections": Recipe(
-        number="1",
-        about="projection distributions: responses above, single tokens below",
-        draw=draw_projections,
-    ),
-    "transfer": Recipe(
-        number="2", about="what each method does to a projection", draw=draw_transfer
-    ),
-    "steering_plane": Recipe(
-        number="2", about="the boundary in a plane, arrows to the steered places", draw=draw_plane
-    ),
-    "trait_coherence": Recipe(
-        number="3", about="trait and coherence by layer", draw=draw_trait_coherence
-    ),
-    "projections_by_layer": Recipe(
-        number="4", about="distributions at four layers with m and Cohen's d", draw=draw_layers
-    ),
-    "readability": Recipe(
-        number="5", about="Cohen's d, accuracy, AUROC by layer", draw=draw_readability
-    ),
-    "direction_agreement": Recipe(
-        number="5", about="cosine with the mean difference, split halves", draw=draw_agreement
-    ),
-    "layer_alpha": Recipe(number="6", about="layer x alpha maps", draw=draw_maps),
-    "frontiers": Recipe(number="6", about="trait against coherence", draw=draw_frontiers),
-    "judge_free": Recipe(number="7", about="judge-free measures by layer", draw=draw_measures),
-    "token_strips": Recipe(
-        number="8", about="responses token by token, with what fired", draw=draw_strips
-    ),
-    "token_layer_map": Recipe(
-        number="8", about="projections of one response by layer and token", draw=draw_token_map
-    ),
-    "firing_rates": Recipe(
-        number="9", about="firing rate by position and segment", draw=draw_firing
-    ),
-    "causal_scan": Recipe(
-        number="9", about="where the trait lives, beside recovery", draw=draw_scan
-    ),
-    "steering_duration": Recipe(
-        number="10", about="the first K tokens against throughout", draw=draw_duration
-    ),
-    "capabilities": Recipe(
-        number="11",
-        about="capabilities by coefficient",
-        draw=partial(draw_suite, name="capabilities"),
-    ),
-    "multi_turn": Recipe(
-        number="11", about="multi-turn curves", draw=partial(draw_suite, name="multi_turn")
-    ),
-    "elo": Recipe(number="11", about="tournament ratings", draw=partial(draw_suite, name="elo")),
-}
-"""Every figure by name, in the order of the paper's list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +50,8 @@ class FiguresMade:
     """Figures that the run cannot show yet."""
     notes: tuple[str, ...]
     """What the figures leave out, and why there are no static pictures."""
+    unanswered: tuple[Unanswered, ...] = ()
+    """Analyses that the run cannot answer yet."""
 
     @property
     def pages(self) -> tuple[Path, ...]:
@@ -139,9 +60,14 @@ class FiguresMade:
 
     def text(self) -> str:
         """What a terminal shows: the pages, then what is missing."""
-        lines = [str(path) for path in self.pages]
-        lines += [f"not drawn: {one.name}: {one.why}" for one in self.left_out]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*map(str, self.pages), *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """What is missing, a line each: figures, then analyses that no such figure stands for."""
+        lines = [f"not drawn: {one.name}: {one.why}" for one in self.left_out]
+        said = {one.name for one in self.left_out}
+        lines += [f"not answered: {a.name}: {a.why}" for a in self.unanswered if a.name not in said]
+        return [*lines, *(f"note: {note}" for note in self.notes)]
 
 
 def make_figures(run: Run, out: Path | None = None, only: Sequence[str] = ()) -> list[Path]:
@@ -169,6 +95,35 @@ def make_figures(run: Run, out: Path | None = None, only: Sequence[str] = ()) ->
     return list(made.paths)
 
 
+def answer_first(
+    run: Run,
+    only: Sequence[str] = (),
+    *,
+    device: str | None = None,
+    tell: Callable[[str], None] = _log.info,
+) -> Upkeep:
+    """Make the analyses that are missing or out of date before figures are drawn.
+
+    Args:
+        run: the run.
+        only: figures whose analyses are wanted; by default every analysis, drawn or not.
+        device: where the model runs, for the analyses that load it.
+        tell: takes a line before and after each analysis.
+
+    Raises:
+        FigureError: an unknown name.
+    """
+    _check_names(only)
+    everything = () if only else known_analyses()
+    wanted = dict.fromkeys([*everything, *shown_analyses(only)])
+    return keep_up(run, list(wanted), device=device, tell=tell)
+
+
+def _check_names(only: Sequence[str]) -> None:
+    if unknown := [name for name in only if name not in RECIPES]:
+        raise FigureError(f"no figure {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+
+
 def draw_figures(
     run: Run,
     *,
@@ -176,6 +131,7 @@ def draw_figures(
     only: Sequence[str] = (),
     static: bool = True,
     command: str | None = None,
+    upkeep: Upkeep | None = None,
 ) -> FiguresMade:
     """Draw figures and say which could not be drawn; see `make_figures`.
 
@@ -185,10 +141,9 @@ def draw_figures(
         only: names of `RECIPES`; all by default.
         static: also svg, pdf and png, where there is a browser.
         command: what made the figures, for their sidecars; the figure's own command by default.
+        upkeep: what became of the analyses that were asked for before, see `answer_first`.
     """
-    unknown = [name for name in only if name not in RECIPES]
-    if unknown:
-        raise FigureError(f"no figure {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+    _check_names(only)
     folder = run.figures_folder if out is None else Path(out)
     source = RunSource(run)
     drawings: list[Drawing] = []
@@ -209,12 +164,18 @@ def draw_figures(
         else:
             drawings += found
     notes = [f"{d.name}: {note}" for d in drawings for note in d.notes]
+    notes += upkeep.notes if upkeep is not None else ()
     lacking = missing_renderer() if static else None
     if lacking is not None:
         notes.append(lacking)
     elif static:
         paths += render([picture for d in drawings for picture in _pictures(d, folder)])
-    return FiguresMade(paths=tuple(paths), left_out=tuple(left_out), notes=tuple(notes))
+    return FiguresMade(
+        paths=tuple(paths),
+        left_out=tuple(left_out),
+        notes=tuple(notes),
+        unanswered=upkeep.unanswered if upkeep is not None else (),
+    )
 
 
 def _pictures(drawing: Drawing, folder: Path) -> list[Picture]:
@@ -244,18 +205,24 @@ def write_figures(run: Run, _report: object = None, *, command: str) -> list[Pat
     return list(draw_figures(run, static=False, command=command).pages)
 
 
-def draw_gallery(run: Run, folder: Path) -> dict[str, list[Path]]:
+def draw_gallery(run: Run, folder: Path, only: Sequence[str] = ()) -> dict[str, list[Path]]:
     """Small double-column pngs of every figure that the run can show, for a page of documentation.
+
+    Args:
+        run: the run.
+        folder: made where missing.
+        only: names of `RECIPES`; all by default.
 
     Returns:
         Name in `RECIPES` to its pictures; figures that the run cannot show are left out.
 
     Raises:
-        FigureError: no renderer, or a browser that fails.
+        FigureError: an unknown name, no renderer, or a browser that fails.
     """
+    _check_names(only)
     source = RunSource(run)
     pictures: dict[str, list[Picture]] = {}
-    for name, recipe in RECIPES.items():
+    for name in only or RECIPES:
         try:
             with refusing():
                 pictures[name] = [
@@ -264,7 +231,7 @@ def draw_gallery(run: Run, folder: Path) -> dict[str, list[Path]]:
                         path=folder / f"{drawing.name}.png",
                         scale=GALLERY_SCALE,
                     )
-                    for drawing in recipe.draw(source)
+                    for drawing in RECIPES[name].draw(source)
                 ]
         except InterpSteerError as error:
             _log.warning("not drawn: %s: %s", name, error)

@@ -64,6 +64,7 @@ FLOORS = (
     ("trace_view",),
     ("analysis",),
     ("plots",),
+    ("recipes",),
     ("run_figures",),
     ("figure_command",),
     ("organism",),

@@ -8,13 +8,13 @@ done, 1 the run cannot answer (and says why), 2 usage.
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from interp_steer.analysis.tidy_tables import Findings, write_findings
+from interp_steer.analysis.tidy_tables import AnalysisError, Findings, write_findings
 from interp_steer.errors import InterpSteerError
 from interp_steer.runs import Run
 
@@ -55,7 +55,7 @@ class Analysis(Generic[Options]):
         except SystemExit as stop:
             return int(stop.code or 0)
         try:
-            paths, notes = self.write(options, arguments)
+            paths, notes = self.write(options)
         except InterpSteerError as error:
             sys.stderr.write(f"{self.name}: {error}\n")
             return 1
@@ -63,22 +63,37 @@ class Analysis(Generic[Options]):
         sys.stdout.writelines(f"{path}\n" for path in paths)
         return 0
 
-    def write(
-        self, options: Options, arguments: Sequence[str] = ()
-    ) -> tuple[list[Path], tuple[str, ...]]:
+    def write(self, options: Options) -> tuple[list[Path], tuple[str, ...]]:
         """Find and write; the parquet files and the notes.
 
         Raises:
             InterpSteerError: the run lacks what the question needs, by name.
         """
         run = Run.open(options.run_folder)
-        findings = self.find(run, options)
+        findings = self._find(run, options)
         # The run's name, not its path: a table must not depend on where a run lies.
-        shown = [run.path.name if a == str(options.run_folder) else a for a in arguments]
-        command = shlex.join(["python", "-m", f"analyses.{self.name}", *(shown or [run.path.name])])
+        words = ["python", "-m", f"analyses.{self.name}", run.path.resolve().name]
+        command = shlex.join([*words, *_arguments(options)])
         config = {k: _plain(v) for k, v in asdict(options).items() if k != "run_folder"}
         paths = write_findings(run, self.name, findings, command=command, config=config)
         return paths, findings.notes
+
+    def _find(self, run: Run, options: Options) -> Findings:
+        """Findings; what a damaged or unfamiliar artifact raises becomes a refusal that names it.
+
+        Raises:
+            AnalysisError: for missing keys and columns, values of another type, and numbers that
+                the question cannot do with.
+        """
+        try:
+            return self.find(run, options)
+        except InterpSteerError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise AnalysisError(
+                f"an artifact of the run {run.path} does not fit this question "
+                f"({type(error).__name__}: {error}); make the stage that it comes from again"
+            ) from error
 
     def _parse(self, arguments: list[str]) -> Options:
         return tyro.cli(
@@ -88,6 +103,17 @@ class Analysis(Generic[Options]):
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
+
+
+def _arguments(options: RunOption) -> list[str]:
+    """The options that differ from their defaults, as they are given on the command line."""
+    found: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name != "run_folder" and value != field.default:
+            values = value if isinstance(value, tuple) else (value,)
+            found += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -70,13 +70,15 @@ def write_findings(
                 f"{_stem(name, suffix)} has no rows: the run {run.path} holds nothing that it "
                 "could show; see what the analysis needs with --help"
             )
-    sources = {str(p.relative_to(run.path)): digest(p) for p in findings.inputs if p.exists()}
+    places = {path.relative_to(run.path).as_posix(): path for path in findings.inputs}
     said = {
         "command": command,
         "analysis": name,
         "config": dict(config) | dict(findings.config),
         "notes": list(findings.notes),
-        "inputs": sources,
+        "inputs": {place: digest(path) for place, path in places.items() if path.exists()},
+        "absent": sorted(place for place, path in places.items() if not path.exists()),
+        "tables": [_stem(name, suffix) for suffix in findings.tables],
         "versions": versions(),
     }
     with run.lock():

@@ -143,8 +143,8 @@ def _cosine_line(
 def _agreement_subtitle(result: DirectionAgreement) -> str:
     text = "v̂: logistic regression on response-averaged resid_post"
     if np.isfinite(result.caa[["low", "high"]].to_numpy(dtype=float)).any():
-        text += "; left band: 95 % interval, clusters of scenarios resampled"
+        text += "; first band: 95 % interval, groups of scenarios left out in turn"
     if result.halves is not None:
         n = int(numbers(result.halves, "n_scenarios").max())
         text += f"; halves: {n} scenarios each, band: range over splits"
-    return text.replace("left band", "first band")
+    return text

@@ -68,7 +68,9 @@ def firing_rates(result: FiringRates, *, title: str = "", column: Column = SCREE
         _draw_positions(figure, result, kind)
         row, col = (2, 1) if narrow else (1, 2)
         _draw_segments(figure, result, kind, rank - (len(kinds) - 1) / 2, row=row, col=col)
-    figure.update_xaxes(title_text="response token (from 0)", rangemode="tozero", row=1, col=1)
+    figure.update_xaxes(
+        title_text="response token (from 0)", range=_position_span(result), row=1, col=1
+    )
     figure.update_yaxes(range=[-0.06, 1.06], tickformat=".0%")
     figure.update_yaxes(title_text="share of tokens", col=1)
     return finish(
@@ -79,6 +81,14 @@ def firing_rates(result: FiringRates, *, title: str = "", column: Column = SCREE
         column=column,
         panel_titles=0.4,
     )
+
+
+def _position_span(result: FiringRates) -> list[float]:
+    """From before the first to after the last place, so that no mark is cut by an axis."""
+    rates = rows_where(result.rates, result.rates["by"] == "response_position")
+    last = max((float(place) for place in rates["group"]), default=0.0)
+    margin = 0.03 * last or 0.5
+    return [-margin, last + margin]
 
 
 def _subtitle(result: FiringRates, kinds: list[str]) -> str:

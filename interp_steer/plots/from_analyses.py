@@ -1,17 +1,13 @@
-"""From tables of analyses, traces and projections to what figures 9, 10 and 11 draw."""
+"""From tables of analyses, traces and projections to what figures 9 and 11 draw."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from interp_steer.analysis.bootstrap import ClusterBootstrap, as_columns, named_groups
-from interp_steer.analysis.frames import numbers, rows_where, texts
-from interp_steer.analysis.run_rows import Baselines, on_most_scenarios, steered_rows
-from interp_steer.cells import Cell
-from interp_steer.plots.duration import SteeringDuration, steering_duration
+from interp_steer.analysis.bootstrap import ClusterBootstrap, as_columns
+from interp_steer.analysis.frames import numbers, rows_where
 from interp_steer.plots.figure_files import Drawing, MissingStageError
 from interp_steer.plots.firing import FiringRates, firing_rates
 from interp_steer.plots.scan import CausalScan, causal_scan
@@ -21,7 +17,7 @@ from interp_steer.plots.suites import SUITE_COLUMNS, SuiteCurves, suite_curves
 
 N_BINS = 16
 """Bins of response positions at most."""
-CORRELATED = (("user", "all"), ("response", "response"))
+CORRELATED = (("after_system", "all"), ("user", "all"), ("response", "response"))
 """Segment and scope whose rank correlation the figure quotes."""
 
 
@@ -155,104 +151,6 @@ def _correlations(source: RunSource) -> dict[tuple[str, str], tuple[float, float
             value, low, high = (float(numbers(rows, name)[0]) for name in names)
             found[segment, scope] = (value, low, high)
     return found
-
-
-def draw_duration(source: RunSource) -> list[Drawing]:
-    """Figure 10: recovery by K for `first:K`, and by P for the threat prefill:P.
-
-    Raises:
-        MissingStageError: the sweep has neither.
-    """
-    sweep = source.sweep
-    rows, tokens = [], []
-    for panel, part in (("first", _first_rows(sweep)), ("prefill", _prefill_rows(sweep))):
-        for key, group in named_groups(part, _KEY):
-            rows.append(_duration(source, panel, key, group))
-            tokens.append(numbers(group, "n_tokens"))
-    shares = pd.DataFrame([row for row in rows if np.isfinite(row["recovered"])])
-    if shares.empty or not np.isfinite(shares["k"].to_numpy(dtype=float)).any():
-        scopes = "--scopes first:1 first:2 first:4 first:8 first:16 response"
-        raise MissingStageError(
-            "the sweep has neither scopes first:K nor prefilled threats",
-            command=f"{source.command('sweep')} {scopes}",
-        )
-    result = SteeringDuration(shares=shares, mean_tokens=float(np.concatenate(tokens).mean()))
-    title = f"{source.heading}: how long must one steer?"
-    return [
-        Drawing(
-            name="steering-duration",
-            table=shares,
-            build=lambda column: steering_duration(result, title=title, column=column),
-        )
-    ]
-
-
-_KEY = ("method", "layer", "alpha", "scope", "threat")
-
-
-def _first_rows(sweep: pd.DataFrame) -> pd.DataFrame:
-    """Rows under the malicious prompt of each method's configuration with the most first:K."""
-    rows = steered_rows(sweep)
-    is_first = rows["scope"].str.startswith("first:")
-    kept = [rows.iloc[:0]]
-    for method in METHOD_TITLES:
-        best = _most_varied(rows_where(rows, is_first & (rows["method"] == method)), ("scope",))
-        if best is not None:
-            mine = _of_configuration(rows, {"method": method, "layer": best[0], "alpha": best[1]})
-            kept.append(rows_where(mine, [s == "response" or ":" in s for s in mine["scope"]]))
-    return pd.concat(kept)
-
-
-def _prefill_rows(sweep: pd.DataFrame) -> pd.DataFrame:
-    """Rows under prefilled threats, of each method's configuration with the most of them."""
-    threats = sorted({t for t in texts(sweep, "threat") if t.startswith("prefill:")})
-    rows = pd.concat([sweep.iloc[:0], *(steered_rows(sweep, threat=t) for t in threats)])
-    kept = [rows.iloc[:0]]
-    for method in METHOD_TITLES:
-        mine = rows_where(rows, rows["method"] == method)
-        mine = rows_where(mine, [":" not in scope for scope in mine["scope"]])
-        best = _most_varied(mine, ("threat",), by=("layer", "alpha", "scope"))
-        if best is not None:
-            names = ("layer", "alpha", "scope")
-            kept.append(_of_configuration(mine, dict(zip(names, best, strict=True))))
-    return pd.concat(kept)
-
-
-def _most_varied(
-    rows: pd.DataFrame, of: tuple[str, ...], by: tuple[str, ...] = ("layer", "alpha")
-) -> tuple[Any, ...] | None:
-    """The configuration with the most values in `of`; at a tie one of scope `all`, the lowest."""
-    kinds = rows.drop_duplicates([*by, *of])
-    counts = Counter(zip(*(kinds[name].tolist() for name in by), strict=True))
-    return min(counts, key=lambda key: (-counts[key], "all" not in key, key), default=None)
-
-
-def _of_configuration(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
-    for name, value in wanted.items():
-        rows = rows_where(rows, rows[name] == value)
-    return rows
-
-
-def _duration(
-    source: RunSource, panel: str, key: dict[str, Any], rows: pd.DataFrame
-) -> dict[str, Any]:
-    rows = on_most_scenarios(rows)
-    cell = Cell.from_row(
-        {**rows.iloc[0].to_dict(), "control": "none", "direction": "aligned"},
-    )
-    found = Baselines(source.sweep).recovered(cell, rows)
-    k = cell.prefill
-    if panel == "first":
-        k = int(key["scope"].split(":")[1]) if key["scope"].startswith("first:") else None
-    return {
-        "panel": panel,
-        **key,
-        "k": np.nan if k is None else float(k),
-        "recovered": found["recovered"],
-        "low": found["recovered_low"],
-        "high": found["recovered_high"],
-        "n_rows": len(rows),
-    }
 
 
 SUITES = {

@@ -13,7 +13,7 @@ from interp_steer.plots.densities import ProjectionSample, distribution_table
 from interp_steer.plots.figure_files import Drawing, MissingStageError
 from interp_steer.plots.from_sweep import layer_sweep, sweep_scopes
 from interp_steer.plots.layers import LayerSweep
-from interp_steer.plots.plane import plane_figure, steering_plane
+from interp_steer.plots.plane import SteeringPlane, placed_plane, plane_figure, steering_plane
 from interp_steer.plots.projections import (
     LayerSample,
     distributions_by_layer,
@@ -25,6 +25,8 @@ from interp_steer.plots.style import METHOD_TITLES
 from interp_steer.plots.transfer import transfer_curves, transfer_figure
 from interp_steer.probes import LayerProbe
 
+TOKEN_TABLE = "baseline_projections"
+"""Places of the unsteered baselines' tokens, an analysis that needs the model."""
 N_LAYERS_SHOWN = 4
 CENTRAL = (0.005, 0.995)
 """Quantiles of the token projections between which transfer curves are drawn."""
@@ -203,26 +205,65 @@ def _transfer_span(source: RunSource, probe: LayerProbe) -> tuple[float, float]:
 
 
 def draw_plane(source: RunSource) -> list[Drawing]:
-    """Figure 2, right: response means in the plane, and where each method puts them."""
+    """Figure 2, right: places in the plane, and where each method puts them.
+
+    Single tokens where the analysis was run, else response means.
+    """
     layer = source.shown_layer()
-    result = steering_plane(
-        source.probe_layer(layer),
-        source.pooled(layer, "aligned"),
-        source.pooled(layer, "malicious"),
-        methods=_plane_alphas(source, layer),
-    )
-    title = f"{source.heading}: where does steering put a response, layer {layer}?"
+    probe, methods = source.probe_layer(layer), _plane_alphas(source, layer)
+    what = "a token"
+    try:
+        result = _token_plane(source, probe, methods)
+        notes = ("the law is applied to tokens of unsteered responses, each on its own",)
+    except MissingStageError as missing:
+        sides = (source.pooled(layer, side) for side in ("aligned", "malicious"))
+        result = steering_plane(probe, *sides, methods=methods)
+        what = "a response"
+        notes = (
+            "points are response means, the law applied to each as if it were a token; single "
+            f"tokens spread wider: {missing}",
+        )
+    title = f"{source.heading}: where does steering put {what}, layer {layer}?"
     return [
         Drawing(
             name="steering-plane",
             table=result.table(),
             build=lambda column: plane_figure(result, title=title, column=column),
-            notes=(
-                "points are response means, the law applied to each as if it were a token; single "
-                "tokens spread wider and their orthogonal components are not stored",
-            ),
+            notes=notes,
         )
     ]
+
+
+def _token_plane(
+    source: RunSource, probe: LayerProbe, methods: Mapping[str, float]
+) -> SteeringPlane:
+    """Response tokens of the sweep's unsteered baselines.
+
+    Raises:
+        MissingStageError: the analysis was not run, or has no tokens of the layer.
+    """
+    names = ["scenario", "side", "layer", "segment", "projection", "orthogonal", "orthogonal_share"]
+    table = source.analysis(TOKEN_TABLE, names)
+    rows = rows_where(table, (table["layer"] == probe.layer) & (table["segment"] == "response"))
+    places = {
+        side: rows_where(rows, rows["side"] == side)[["projection", "orthogonal"]]
+        for side in ("aligned", "malicious")
+    }
+    if any(points.empty for points in places.values()):
+        command = f"python -m analyses.{TOKEN_TABLE} {source.run.path}"
+        raise MissingStageError(
+            f"the table {TOKEN_TABLE} has no response tokens of both sides at layer {probe.layer}",
+            command=command,
+        )
+    aligned, malicious = (points.to_numpy(dtype=np.float64) for points in places.values())
+    return placed_plane(
+        probe,
+        aligned,
+        malicious,
+        methods=methods,
+        orthogonal_share=float(numbers(rows, "orthogonal_share")[0]),
+        unit=f"response tokens of {rows['scenario'].nunique()} scenarios",
+    )
 
 
 def _plane_alphas(source: RunSource, layer: int) -> dict[str, float]:

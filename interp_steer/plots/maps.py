@@ -33,7 +33,7 @@ def layer_alpha_maps(sweep: LayerSweep, *, title: str = "", column: Column = SCR
     """
     methods, narrow = sweep.methods, column.is_narrow
     n_rows, n_cols = (len(methods), 2) if narrow else (2, len(methods))
-    panel = column.em(max(5.5, 1.5 * max(len(sweep.alphas(m)) for m in methods)))
+    panel = column.em(max(5.5, 1.7 * max(len(sweep.alphas(m)) for m in methods)))
     gap = column.em(4)
     height = panel * n_rows + gap * (n_rows - 1)
     names = [f"{METHOD_TITLES[m]}: {measure}" for m in methods for measure in MEASURES]
@@ -121,7 +121,7 @@ def _draw_map(
         at_alpha, at_layer = np.nonzero(below)
         size = 3.4 if numbers else 6
         # Beside the number where there is one.
-        aside = 0.31 if numbers else 0.0
+        aside = 0.35 if numbers else 0.0
         # White on a dark edge: seen on every colour of the scale.
         for mark in ({**_CROSS, "line": {"color": INK, "width": 3.4}}, _CROSS):
             figure.add_scatter(

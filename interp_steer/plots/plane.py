@@ -1,8 +1,8 @@
 """Steering in a plane: the direction v_hat against the leading component orthogonal to it.
 
-Points are response-averaged residuals unless said otherwise: a run stores those, single tokens
-spread wider. An arrow shows where a residual is put, not what that does to behaviour; that it is
-level is what the methods promise, and is computed, not assumed: only rho comes from the law.
+Points are single response tokens where the run has their places, else response-averaged residuals,
+which spread less. An arrow shows where a residual is put, not what that does to behaviour; that it
+is level is what the methods promise, and is computed, not assumed: only rho comes from the law.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
+from interp_steer.analysis.orthogonal import orthogonal_axis
 from interp_steer.names import resid_post
 from interp_steer.plots.figure_files import FigureError
 from interp_steer.plots.style import (
@@ -28,6 +29,9 @@ from interp_steer.plots.style import (
 )
 from interp_steer.plots.transfer import draw_boundary, steered_projections
 from interp_steer.probes import LayerProbe
+
+FEW = 80
+"""Points of a side that are drawn at full size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,27 +77,6 @@ def _points(points: np.ndarray, layer: int, *, side: str, method: str) -> pd.Dat
     )
 
 
-def orthogonal_component(
-    residuals: Float[np.ndarray, "row d_model"], v_hat: Float[np.ndarray, "d_model"]
-) -> tuple[Float[np.ndarray, "row"], float]:
-    """Coordinates on the leading principal component orthogonal to v_hat, and its share.
-
-    The residuals are centred, v_hat is projected out, and the first right singular vector is
-    taken; its sign is such that its largest entry is positive. The share is of the variance that
-    is left without v_hat; with a single row there is none, and all coordinates are 0.
-    """
-    v = v_hat.astype(np.float64) / np.linalg.norm(v_hat.astype(np.float64))
-    rest = residuals.astype(np.float64)
-    rest = rest - rest.mean(axis=0)
-    rest = rest - np.outer(rest @ v, v)
-    total = float((rest**2).sum())
-    if total < 1e-12 * max(1.0, float((residuals.astype(np.float64) ** 2).sum())):
-        return np.zeros(len(residuals)), 0.0
-    _, singular, directions = np.linalg.svd(rest, full_matrices=False)
-    axis = directions[0] * np.sign(directions[0][np.abs(directions[0]).argmax()])
-    return rest @ axis, float(singular[0] ** 2 / total)
-
-
 def steering_plane(
     probe: LayerProbe,
     aligned: Float[np.ndarray, "aligned d_model"],
@@ -123,18 +106,46 @@ def steering_plane(
             f"{len(malicious)} malicious, {int((~np.isfinite(both)).any(axis=1).sum())} not finite"
         )
     v_hat = probe.v_hat.numpy().astype(np.float64)
-    orthogonal, share = orthogonal_component(both, v_hat)
-    points = np.stack([both @ v_hat, orthogonal], axis=1)
-    below = points[len(aligned) :]
+    axis = orthogonal_axis(both, v_hat)
+    points = np.stack([both @ v_hat, axis.coordinates(both)], axis=1)
+    return placed_plane(
+        probe,
+        points[: len(aligned)],
+        points[len(aligned) :],
+        methods=methods,
+        orthogonal_share=axis.share,
+        unit=unit,
+    )
+
+
+def placed_plane(
+    probe: LayerProbe,
+    aligned: Float[np.ndarray, "aligned 2"],
+    malicious: Float[np.ndarray, "malicious 2"],
+    *,
+    methods: Mapping[str, float],
+    orthogonal_share: float,
+    unit: str,
+) -> SteeringPlane:
+    """Steer residuals whose place in the plane is known already; see `SteeringPlane`.
+
+    Args:
+        probe: the layer's probe.
+        aligned: rho and orthogonal coordinate of residuals under the aligned prompt.
+        malicious: the same under the malicious prompt.
+        methods: method to the coefficient that is shown.
+        orthogonal_share: share of the variance orthogonal to v_hat that the axis carries.
+        unit: what one residual stands for, in the plural.
+    """
     return SteeringPlane(
         probe=probe,
-        aligned=points[: len(aligned)],
-        malicious=below,
+        aligned=aligned,
+        malicious=malicious,
         steered={
-            (m, float(a)): steered_projections(probe, m, float(a), below[:, 0])[0]
+            (m, float(a)): steered_projections(probe, m, float(a), malicious[:, 0])[0]
             for m, a in methods.items()
         },
-        orthogonal_share=share,
+        orthogonal_share=orthogonal_share,
         unit=unit,
     )
 
@@ -173,8 +184,9 @@ def plane_figure(result: SteeringPlane, *, title: str = "", column: Column = SCR
         figure,
         title or f"steering in the plane, layer {result.probe.layer}",
         subtitle=(
-            f"{resid_post(result.probe.layer)}; n = {n}; upright: leading component orthogonal to "
-            f"v̂, {result.orthogonal_share:.0%} of the variance there; a.u.: activation units"
+            f"{resid_post(result.probe.layer)}; n = {n}; upright: leading component of response "
+            f"means orthogonal to v̂, {result.orthogonal_share:.0%} of their variance there; "
+            "a.u.: activation units"
         ),
         plot_height=height,
         column=column,
@@ -200,6 +212,8 @@ def _draw_plane(
     first: bool,
 ) -> None:
     after = result.steered[key]
+    is_moved = after != result.malicious[:, 0]
+    moved = result.malicious[is_moved]
     figure.add_shape(
         type="rect",
         x0=span[0],
@@ -213,13 +227,13 @@ def _draw_plane(
         row=row,
         col=col,
     )
-    _draw_arrows(figure, result.malicious, after, row=row, col=col)
+    _draw_arrows(figure, moved, after[is_moved], row=row, col=col)
     clouds = (
         ("aligned, unsteered", result.aligned, ALIGNED, "circle-open"),
         ("malicious, unsteered", result.malicious, MALICIOUS, "x-thin"),
         (
             "malicious, steered",
-            np.stack([after, result.malicious[:, 1]], axis=1),
+            np.stack([after[is_moved], moved[:, 1]], axis=1),
             INK,
             "triangle-right",
         ),
@@ -235,7 +249,7 @@ def _draw_plane(
             marker={
                 "symbol": symbol,
                 "color": colour_of,
-                "size": 5,
+                "size": 5 if len(result.malicious) <= FEW else 3.6,
                 "line": {"width": 1.1, "color": colour_of},
             },
             hovertemplate=f"{name}<br>ρ %{{x:.3g}}, orthogonal %{{y:.3g}}<extra></extra>",

@@ -23,6 +23,8 @@ from interp_steer.trace_blocks import make_visible
 
 LONGEST_NAME = 10
 """Cells of a token on the axis."""
+FEWEST_ACROSS = 12
+"""Tokens that a line has room for at least, where the column has it: none is drawn wider."""
 MOST_PIECES = 2
 """Maps one under the other for one sequence, in a narrow column."""
 
@@ -83,6 +85,7 @@ def token_maps(
         raise FigureError("no sequence to draw; give at least one TokenMap")
     pitch = 1.15 * column.font
     n_across = max(6, int((column.width - column.em(3.8 + 5.6)) / pitch))
+    n_across = min(n_across, max(FEWEST_ACROSS, *(len(m.tokens) for m in maps)))
     n_most = MOST_PIECES * n_across if column.is_narrow else None
     pieces = [(m, at) for m in maps for at in range(0, len(m.tokens[:n_most]), n_across)]
     n_cut = sum(len(m.tokens) - len(m.tokens[:n_most]) for m in maps)

@@ -157,7 +157,8 @@ class Page:
             note = f"{note}; {strip.n_left_out} more tokens are not drawn".removeprefix("; ")
         if note:
             self._label(as_text(note), note)
-        self.y -= 0.15 * self.font
+        # Room for the bars of the first line.
+        self.y += 0.2 * self.font
         at, segment = self.n_cells, ""
         for token in strip.tokens:
             cells = min(n_cells(make_visible(_trimmed(token.text))), LONGEST_TOKEN) + 1
