@@ -22,7 +22,13 @@ from hypothesis import strategies as st
 import analyses
 import analyses.__main__ as everything
 from interp_steer.analysis import tidy_tables
-from interp_steer.analysis.bootstrap import ClusterBootstrap, as_columns, grouped_means
+from interp_steer.analysis.bootstrap import (
+    ClusterBootstrap,
+    as_columns,
+    grouped_means,
+    mean_columns,
+    named_groups,
+)
 from interp_steer.analysis.frames import numbers, rows_where
 from interp_steer.analysis.readability_intervals import (
     cosine_error,
@@ -890,6 +896,49 @@ class TestClusterBootstrap:
         found = grouped_means(frame, ["layer"], ["x"])
         assert found["x"].tolist() == [1, 3]
         assert found["n_scenarios"].tolist() == [1, 2]
+
+    def test_groups_at_once_have_the_numbers_of_each_alone(self) -> None:
+        """Groups of unequal clusters, at bounds, with one cluster, with values missing."""
+        rng = np.random.default_rng(3)
+        n = 1500
+        frame = pd.DataFrame(
+            {
+                "method": rng.choice(["swfc", "sttp"], n),
+                "layer": rng.choice([0.0, 1.0, 2.0, np.nan], n),
+                "scenario": [f"s{i:02d}" for i in rng.integers(0, 30, n)],
+                "trait": np.clip(rng.normal(60, 60, n), 0, 100),
+                "x": rng.normal(size=n),
+            }
+        )
+        frame["cluster"] = "c" + (frame["scenario"].str[1:].astype(int) % 11).astype(str)
+        frame.loc[frame["layer"] == 0, "trait"] = 100.0
+        frame.loc[frame["layer"] == 1, "cluster"] = "c3"
+        frame.loc[(frame["layer"] == 1) & (frame["method"] == "swfc"), "trait"] = 0.0
+        frame.loc[(frame["layer"] == 2) & (frame["method"] == "sttp"), "x"] = np.nan
+        # Known in two clusters alone: many resamples draw neither, and are not finite.
+        frame.loc[frame["layer"].isna() & ~frame["cluster"].isin(["c1", "c2"]), "x"] = np.nan
+        frame = frame.drop(frame[(frame["layer"] == 2) & (frame["cluster"] == "c5")].index)
+        by, values = ["method", "layer"], ["trait", "x"]
+        alone = [key | mean_columns(rows, values) for key, rows in named_groups(frame, by)]
+        found = grouped_means(frame, by, values)
+        pd.testing.assert_frame_equal(found, pd.DataFrame(alone), rtol=1e-12, atol=1e-12)
+        # What the comparison must not rest on: every case is there.
+        assert found["trait"].eq(100).any() and found["trait"].eq(0).any()
+        assert found["x"].isna().any()
+        assert found["trait_low"][found["trait"] == 100].lt(100).all()
+        assert found["trait_high"][found["trait"] == 0].gt(0).all()
+        assert (found["x"].notna() & found["x_low"].isna()).any()
+        shuffled = grouped_means(
+            frame.assign(cluster=frame["cluster"].to_numpy()[::-1]), by, values
+        )
+        assert not np.allclose(shuffled["x_low"], found["x_low"], rtol=1e-6, equal_nan=True)
+
+    def test_no_groups_have_all_columns_and_a_missing_cluster_is_refused(self) -> None:
+        frame = pd.DataFrame({"a": [1], "x": [2.0], "scenario": ["s"], "cluster": [None]})
+        names = ["a", "x", "x_low", "x_high", "n_rows", "n_scenarios"]
+        assert list(grouped_means(frame[:0], ["a"], ["x"]).columns) == names
+        with pytest.raises(StatisticsError, match="1 rows are in no cluster"):
+            grouped_means(frame, ["a"], ["x"])
 
 
 class TestBaselineProjections:
