@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,10 +78,18 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
     atomic_write_bytes(path, (text + "\n").encode("utf-8"))
 
 
-def atomic_write_table(path: str | os.PathLike[str], table: pa.Table) -> None:
-    """Write `table` to `path` as parquet with page checksums, all or nothing."""
+def atomic_write_table(
+    path: str | os.PathLike[str], table: pa.Table, *, row_group_size: int | None = None
+) -> None:
+    """Write `table` to `path` as parquet with page checksums, all or nothing.
+
+    Args:
+        path: the file.
+        table: what it holds.
+        row_group_size: rows of a group, the least that a filter can leave out; 1 Mi by default.
+    """
     with atomic_file(path) as file, parquet_writer(file, table.schema) as writer:
-        writer.write_table(table)
+        writer.write_table(table, row_group_size)
 
 
 def atomic_write_tensors(
@@ -113,13 +121,41 @@ def read_json(path: str | os.PathLike[str], *, remedy: str = "make it again") ->
         return json.loads(Path(path).read_bytes())
 
 
-def read_table(path: str | os.PathLike[str], *, remedy: str = "make it again") -> pa.Table:
-    """Read a parquet file, checking page checksums; refuses like `read_json`."""
-    with (
-        _refusing(Path(path), remedy),
-        pq.ParquetFile(str(path), page_checksum_verification=True) as file,
-    ):
-        return file.read()
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    columns: Sequence[str] | None = None,
+    filters: Sequence[tuple[str, str, object]] | None = None,
+    remedy: str = "make it again",
+) -> pa.Table:
+    """Read a parquet file, checking page checksums.
+
+    Args:
+        path: the file.
+        columns: those to read; all by default. The others cost nothing.
+        filters: (column, operator, value), all of which a row must pass; row groups whose
+            statistics rule them out are not read.
+        remedy: see `read_json`.
+
+    Raises:
+        RunError: it is missing, not whole, or lacks one of the columns.
+    """
+    names = None if columns is None else list(columns)
+    with _refusing(Path(path), remedy):
+        if filters:
+            return pq.read_table(
+                str(path), columns=names, filters=list(filters), page_checksum_verification=True
+            )
+        with pq.ParquetFile(str(path), page_checksum_verification=True) as file:
+            if missing := set(names or ()) - set(file.schema_arrow.names):
+                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+            return file.read(columns=names)
+
+
+def read_schema(path: str | os.PathLike[str], *, remedy: str = "make it again") -> pa.Schema:
+    """The columns of a parquet file, without its rows; refuses like `read_json`."""
+    with _refusing(Path(path), remedy), pq.ParquetFile(str(path)) as file:
+        return file.schema_arrow
 
 
 def read_tensors(
@@ -129,6 +165,19 @@ def read_tensors(
     with _refusing(Path(path), remedy), safe_open(str(path), framework="pt") as file:
         names = list(file.keys())
         return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+
+
+@contextmanager
+def open_tensors(
+    path: str | os.PathLike[str], *, remedy: str = "make it again"
+) -> Iterator[safe_open]:
+    """Yield a safetensors file to read parts of; what the block finds damaged is refused likewise.
+
+    Raises:
+        RunError: like `read_json`.
+    """
+    with _refusing(Path(path), remedy), safe_open(str(path), framework="pt") as file:
+        yield file
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

@@ -9,7 +9,6 @@ that. Tokens of one response are not independent observations: count scenarios, 
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,25 +18,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp_steer.errors import ProbeError
-from interp_steer.files import atomic_file, parquet_writer
 from interp_steer.model import HookedLM
 from interp_steer.probes import LayerProbe, ProbeSet
+from interp_steer.projection_files import PROJECTION_SCHEMA, write_projections
 from interp_steer.tokens import ResidHook, Segment, TokenChunk, TokenizedPrompt
 
-PROJECTION_SCHEMA = pa.schema(
-    [
-        pa.field("scenario", pa.string(), nullable=False),
-        pa.field("side", pa.string(), nullable=False),
-        pa.field("pos", pa.int32(), nullable=False),
-        pa.field("token", pa.string(), nullable=False),
-        pa.field("segment", pa.string(), nullable=False),
-        pa.field("layer", pa.int32(), nullable=False),
-        pa.field("projection", pa.float32(), nullable=False),
-        pa.field("response_index", pa.int32(), nullable=False),
-    ]
-)
-"""Columns of projections.parquet; `pos` counts from 0 (BOS), `projection` is rho in activation
-units, `segment` the lower-case name of `Segment`."""
+__all__ = ["PROJECTION_SCHEMA", "project_tokens", "projection_batches"]
 
 
 def project_tokens(
@@ -53,7 +39,8 @@ def project_tokens(
 ) -> int:
     """Teacher-force `sequences` and write the projection of every real token at every probed layer.
 
-    Memory is bounded by one batch. The file appears when it is complete.
+    Memory is bounded by one batch and one stretch of the file (`projection_files`), in which rows
+    stand by layer, sequence and position. The file appears when it is complete.
 
     Args:
         lm: the model that the probes were fitted on.
@@ -82,12 +69,7 @@ def project_tokens(
         response_indices=response_indices,
         batch_size=batch_size,
     )
-    n_rows = 0
-    with atomic_file(Path(path)) as file, parquet_writer(file, PROJECTION_SCHEMA) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-            n_rows += batch.num_rows
-    return n_rows
+    return write_projections(path, batches)
 
 
 def projection_batches(

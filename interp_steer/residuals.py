@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp_steer.errors import ModelError, RunError
-from interp_steer.files import atomic_write_tensors, read_tensors
+from interp_steer.files import atomic_write_tensors, open_tensors, read_tensors
 from interp_steer.model import HookedLM
 from interp_steer.sampling import Generation, GenerationSettings
 from interp_steer.tokens import ResidHook, Segment, TokenChunk, TokenizedPrompt
@@ -323,6 +323,22 @@ def load_residuals(path: Path, *, expected: Mapping[str, Any] | None = None) -> 
                 f"{CAPTURE_AGAIN}, or use the run that it belongs to"
             )
     return pair
+
+
+def load_pooled(path: Path, side: str, *, layer: int) -> Float[Tensor, "response d_model"]:
+    """Read one side's residuals at one layer of what `save_residuals` wrote, and nothing else.
+
+    Raises:
+        RunError: a missing or damaged file, or one without that layer.
+    """
+    with open_tensors(path, remedy=CAPTURE_AGAIN) as file:
+        layers = file.get_tensor("layers").tolist()
+        if layer not in layers:
+            raise RunError(
+                f"{path} has no layer {layer}; it has {', '.join(map(str, layers))}; "
+                f"{CAPTURE_AGAIN}, or use the run that it belongs to"
+            )
+        return file.get_slice(side)[:, layers.index(layer)]
 
 
 CAPTURE_AGAIN = "remove it and capture again"

@@ -30,6 +30,7 @@ from interp_steer.files import (
     read_tensors,
     remove_leftovers,
 )
+from interp_steer.shards import join_shards, next_shard, read_shard, shard_paths
 
 __all__ = [
     "Run",
@@ -228,8 +229,7 @@ class Run:
             RunError: another writer holds the run, or the disk is full (no shard is added).
         """
         with self.lock():
-            numbers = [int(path.stem[5:]) for path in self._shards(folder)]
-            path = self.path / folder / f"part-{max(numbers, default=-1) + 1:05d}.parquet"
+            path = next_shard(self.path / folder)
             atomic_write_table(path, table)
         return path
 
@@ -239,22 +239,11 @@ class Run:
         Raises:
             RunError: a damaged shard, or one with other columns than the first, by name.
         """
-        tables: list[pa.Table] = []
-        for path in self._shards(folder):
-            remedy = f"delete {path.name} and run the same command again: only its rows are redone"
-            table = read_table(path, remedy=remedy)
-            if tables and table.schema != tables[0].schema:
-                raise RunError(
-                    f"{path} has other columns than the shards before it "
-                    f"({table.schema.names}, expected {tables[0].schema.names}); {remedy}"
-                )
-            tables.append(table)
-        return pa.concat_tables(tables) if tables else None
+        return join_shards({path: read_shard(path) for path in self.shards(folder)})
 
-    def _shards(self, folder: str) -> list[Path]:
-        shards = (self.path / folder).glob("part-*.parquet")
-        numbered = [path for path in shards if path.stem[5:].isdecimal()]
-        return sorted(numbered, key=lambda path: int(path.stem[5:]))
+    def shards(self, folder: str = "sweep") -> list[Path]:
+        """The shards of `folder`, in the order they were written; none where there is no folder."""
+        return shard_paths(self.path / folder)
 
     @contextmanager
     def _lock_file(self) -> Iterator[BinaryIO]:

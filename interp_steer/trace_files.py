@@ -4,12 +4,13 @@ Why apart: views and analyses need the columns and the files, not the recorder o
 written whole or not at all, and one with other columns is refused by name.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from interp_steer.errors import SteeringError
-from interp_steer.files import atomic_write_table, read_table
+from interp_steer.files import atomic_write_table, read_schema, read_table
 
 TRACE_SCHEMA = pa.schema(
     [
@@ -45,6 +46,24 @@ for swfc (no gate), `target` but for sttp, `cap` where none is in force, `logpro
 tokens; norms in activation units, `relative_norm` = |h' - h| / |h| (0 where h is 0)."""
 
 
+SAMPLE_KEY = (
+    "sample",
+    "scenario",
+    "side",
+    "turn",
+    "method",
+    "direction",
+    "layer",
+    "scope",
+    "alpha",
+)
+"""What names one stored sample at one steered layer."""
+
+_REMEDY = "record the trace again"
+_ROW_GROUP = 50_000
+"""Rows of a group: a filter on `sample` reads the groups of that sample alone."""
+
+
 def write_traces(table: pa.Table, path: Path | str) -> None:
     """Write a trace table as parquet; the file appears whole or not at all.
 
@@ -52,19 +71,62 @@ def write_traces(table: pa.Table, path: Path | str) -> None:
         SteeringError: if the table has not exactly the columns of `TRACE_SCHEMA`.
     """
     _check_schema(table.schema, "the table")
-    atomic_write_table(path, table)
+    atomic_write_table(path, table, row_group_size=_ROW_GROUP)
 
 
-def read_traces(path: Path | str) -> pa.Table:
-    """Read a trace table.
+def read_traces(
+    path: Path | str,
+    *,
+    columns: Sequence[str] | None = None,
+    filters: Sequence[tuple[str, str, object]] | None = None,
+) -> pa.Table:
+    """Read a trace table, or some of its columns and rows.
+
+    Args:
+        path: the file.
+        columns: those to read; all by default.
+        filters: see `files.read_table`.
 
     Raises:
         RunError: if the file is missing or damaged.
         SteeringError: if it has not exactly the columns of `TRACE_SCHEMA`.
     """
-    table = read_table(path, remedy="record the trace again")
-    _check_schema(table.schema, str(path))
+    if columns is not None or filters:
+        _check_schema(read_schema(path, remedy=_REMEDY), str(path))
+    table = read_table(path, columns=columns, filters=filters, remedy=_REMEDY)
+    if columns is None:
+        _check_schema(table.schema, str(path))
     return table
+
+
+def list_samples(path: Path | str) -> pa.Table:
+    """The samples of a trace table, in its order.
+
+    Returns:
+        `SAMPLE_KEY`, then n_tokens, n_in_scope, n_fired and n_capped.
+
+    Raises:
+        RunError, SteeringError: see `read_traces`.
+    """
+    counted = ("in_scope", "fired", "capped")
+    table = read_traces(path, columns=[*SAMPLE_KEY, *counted])
+    found = table.group_by(list(SAMPLE_KEY), use_threads=False).aggregate(
+        [([], "count_all"), *((name, "sum") for name in counted)]
+    )
+    sums = {f"n_{name}": found[f"{name}_sum"].cast(pa.int64()) for name in counted}
+    keys = {name: found[name] for name in SAMPLE_KEY}
+    return pa.table(keys | {"n_tokens": found["count_all"]} | sums)
+
+
+def list_tokens(path: Path | str) -> dict[int, str]:
+    """Readable strings of the tokens of a trace table, by token id.
+
+    Raises:
+        RunError, SteeringError: see `read_traces`.
+    """
+    table = read_traces(path, columns=["token_id", "token"])
+    first = table.group_by("token_id", use_threads=False).aggregate([("token", "first")])
+    return dict(zip(first["token_id"].to_pylist(), first["token_first"].to_pylist(), strict=True))
 
 
 def _check_schema(schema: pa.Schema, name: str) -> None:

@@ -88,7 +88,7 @@ def trace_examples(study: Study, found: Report, *, n_scenarios: int) -> list[Pat
         n_scenarios: the first reporting scenarios.
     """
     cells = [p.selected.cell for p in found.points if p.choice.group.threat == _THREAT]
-    paths = {cell: study.run.traces_folder / f"{_trace_name(cell)}.parquet" for cell in cells}
+    paths = {cell: study.run.traces_folder / f"{trace_name(cell)}.parquet" for cell in cells}
     missing = [cell for cell, path in paths.items() if not path.exists()]
     if missing:
         traced = [
@@ -103,7 +103,7 @@ def trace_examples(study: Study, found: Report, *, n_scenarios: int) -> list[Pat
     return list(paths.values())
 
 
-def _trace_name(cell: Cell) -> str:
+def trace_name(cell: Cell) -> str:
     """Like sttp-all-layer-4-alpha-12: another operating point gets another file."""
     scope = cell.scope.replace(":", "-").replace("+", "-")
     return f"{cell.method}-{scope}-layer-{cell.layer}-alpha-{cell.alpha:g}"

@@ -82,17 +82,18 @@ def test_every_real_token_has_its_projection_at_every_layer(
     assert set(frame["segment"]) == {"template", "system", "user", "response"}
 
 
-def test_the_table_is_written_batch_by_batch_in_the_columns_of_the_design(
+def test_the_table_is_written_layer_by_layer_in_the_columns_of_the_design(
     tiny_lm: HookedLM, sequences: list[TokenizedPrompt], tmp_path: Path
 ) -> None:
     path = tmp_path / "p.parquet"
-    probes = random_probes(tiny_lm, (1,))
+    probes = random_probes(tiny_lm, (1, 0))
     indices = [0, 0, 4]
     project_tokens(
         tiny_lm, sequences, probes, path=path, batch_size=2, response_indices=indices, **LABELS
     )
     with pq.ParquetFile(path) as file:
         assert file.metadata.num_row_groups == 2
+        assert [set(file.read_row_group(i)["layer"].to_pylist()) for i in (0, 1)] == [{1}, {0}]
         assert file.schema_arrow == PROJECTION_SCHEMA
     names = PROJECTION_SCHEMA.names
     assert names[:7] == ["scenario", "side", "pos", "token", "segment", "layer", "projection"]

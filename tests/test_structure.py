@@ -24,6 +24,7 @@ FLOORS = (
     ("errors", "names", "config"),
     ("files", "scenarios", "tokens", "logistic", "readability"),
     ("planes", "labelled", "layer_probe", "tokenization", "sampling", "forwarding"),
+    ("shards", "projection_files"),
     ("generation",),
     ("model",),
     ("residuals",),

@@ -31,3 +31,8 @@ def numbers(frame: pd.DataFrame, name: str) -> Float[np.ndarray, "row"]:
 def texts(frame: pd.DataFrame, name: str) -> list[str]:
     """The column `name` as strings."""
     return [str(value) for value in frame[name].tolist()]
+
+
+def values_of(frame: pd.DataFrame, name: str) -> set[str]:
+    """The different strings of the column `name`; quick where many rows share few."""
+    return {str(value) for value in cast(pd.Series, frame[name]).unique().tolist()}

@@ -11,6 +11,7 @@ from statistics import fmean
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from interp_steer.analysis.bootstrap import ClusterBootstrap, as_columns, named_groups, undefined
 from interp_steer.analysis.frames import numbers, rows_where, texts
@@ -44,13 +45,23 @@ def sweep_frame(run: Run) -> pd.DataFrame:
         AnalysisError: the run has no sweep.
         RunError: the scenario file is not the run's.
     """
-    table = run.read_shards()
-    if table is None or not table.num_rows or "sweep" not in run.manifest:
-        raise AnalysisError(f"the run has no sweep; run `interp-steer sweep {run.path}` first")
-    frame = table.to_pandas()
+    frame = labelled_rows(run.read_shards(), run)
     for name in MEASURE_COLUMNS:
         if name not in frame:
             frame[name] = math.nan
+    return frame
+
+
+def labelled_rows(table: pa.Table | None, run: Run) -> pd.DataFrame:
+    """Rows of the run's sweep, in whatever columns, with `scenarios` and `cluster`.
+
+    Raises:
+        AnalysisError: there are no rows.
+        RunError: the scenario file is not the run's.
+    """
+    if table is None or not table.num_rows or "sweep" not in run.manifest:
+        raise AnalysisError(f"the run has no sweep; run `interp-steer sweep {run.path}` first")
+    frame = table.to_pandas()
     choosing = set(run.manifest["sweep"]["selection"])
     is_choosing = frame["scenario"].isin(choosing)
     return frame.assign(

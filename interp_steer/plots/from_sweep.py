@@ -4,13 +4,13 @@ Means and intervals are those of the analyses (`clusters`): clusters of scenario
 the cell. Scores are of the scenarios that the most cells answered, which are those that chose.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from interp_steer.analysis.bootstrap import grouped_means
-from interp_steer.analysis.frames import numbers, rows_where, texts
+from interp_steer.analysis.frames import numbers, rows_where, texts, values_of
 from interp_steer.analysis.run_rows import is_cell, on_most_scenarios, steered_rows
 from interp_steer.cells import ALIGNED, MALICIOUS, Cell
 from interp_steer.plots.figure_files import Drawing, FigureError, MissingStageError
@@ -23,7 +23,7 @@ from interp_steer.plots.layers import (
 )
 from interp_steer.plots.maps import layer_alpha_maps
 from interp_steer.plots.measures import MEASURE_TITLES, LayerMeasures, measures_by_layer
-from interp_steer.plots.sources import Point, RunSource
+from interp_steer.plots.sources import RunSource
 from interp_steer.plots.text import as_text
 
 
@@ -33,15 +33,13 @@ def layer_sweep(source: RunSource, scope: str) -> LayerSweep:
     Raises:
         MissingStageError: the sweep has no such cell, or no baseline on the same scenarios.
     """
-    rows = _steered(source, scope)
-    points = source.shown_points(scope)
-    kept = f"layer_sweep:{scope}"
-    if kept not in source.results:
-        source.results[kept] = _layer_sweep(source, rows, points)
-    return source.results[kept]
+    run = source.run
+    of = (run.sweep_folder, run.operating_points_file, run.manifest_file)
+    return source.keep(("layer_sweep", scope), of, lambda: _layer_sweep(source, scope))
 
 
-def _layer_sweep(source: RunSource, rows: pd.DataFrame, points: Mapping[str, Point]) -> LayerSweep:
+def _layer_sweep(source: RunSource, scope: str) -> LayerSweep:
+    rows, points = _steered(source, source.scores, scope), source.shown_points(scope)
     scores = grouped_means(rows, ["method", "layer", "alpha"], ["trait", "coherence"])
     scores["layer"] = scores["layer"].astype(int)
     there = set(cells_of(scores))
@@ -58,9 +56,9 @@ def _layer_sweep(source: RunSource, rows: pd.DataFrame, points: Mapping[str, Poi
     )
 
 
-def _steered(source: RunSource, scope: str) -> pd.DataFrame:
-    rows = steered_rows(source.sweep)
-    rows = on_most_scenarios(rows_where(rows, rows["scope"] == scope))
+def _steered(source: RunSource, sweep: pd.DataFrame, scope: str) -> pd.DataFrame:
+    rows = steered_rows(rows_where(sweep, sweep["scope"] == scope))
+    rows = on_most_scenarios(rows)
     if rows.empty:
         command = f"{source.command('sweep')} --scopes {scope}"
         raise MissingStageError(
@@ -71,9 +69,8 @@ def _steered(source: RunSource, scope: str) -> pd.DataFrame:
 
 
 def _baseline(source: RunSource, cell: Cell, rows: pd.DataFrame) -> Baseline:
-    sweep = source.sweep
-    there = sweep["scenario"].isin(texts(rows, "scenario"))
-    found = rows_where(sweep, is_cell(sweep, cell) & there)
+    found = rows_where(source.scores, is_cell(source.scores, cell))
+    found = rows_where(found, found["scenario"].isin(sorted(values_of(rows, "scenario"))))
     if found.empty:
         raise MissingStageError(
             f"the sweep has no {cell.label} on the scenarios of its cells",
@@ -101,8 +98,7 @@ def sweep_scopes(source: RunSource) -> list[str]:
     Raises:
         MissingStageError: there are none.
     """
-    rows = steered_rows(source.sweep)
-    there = set(rows["scope"])
+    there = values_of(steered_rows(source.scores), "scope")
     found = [scope for scope in source.scopes() if scope in there]
     shown = [scope for scope in found if scope in ("all", "response")] or found
     if not shown:
@@ -196,7 +192,7 @@ def layer_measures(source: RunSource, scope: str) -> LayerMeasures:
     Raises:
         MissingStageError: the sweep holds none of the measures.
     """
-    rows = _steered(source, scope)
+    rows = _steered(source, source.measures, scope)
     names = [n for n in MEASURE_TITLES if n in rows and is_measured(rows, n)]
     if not names:
         raise MissingStageError(

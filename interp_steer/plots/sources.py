@@ -6,56 +6,53 @@ go on with the other figures and list what is left.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
 from jaxtyping import Float
 
+from interp_steer.analysis.frames import rows_where, values_of
 from interp_steer.analysis.run_rows import sweep_frame
 from interp_steer.cells import NONE
 from interp_steer.errors import InterpSteerError
-from interp_steer.files import read_json, read_table
+from interp_steer.files import read_table
 from interp_steer.plots.figure_files import FigureError, MissingStageError
+from interp_steer.plots.freshness import Snapshot, fingerprint
+from interp_steer.plots.points import USUAL_THREAT, Point, read_points
 from interp_steer.plots.style import METHOD_TITLES
+from interp_steer.plots.swept import Swept
 from interp_steer.plots.text import as_text
+from interp_steer.plots.traced import Traced
 from interp_steer.probes import LayerProbe, ProbeSet
-from interp_steer.residuals import ResidualPair, load_residuals
+from interp_steer.residuals import ResidualPair, load_pooled, load_residuals
 from interp_steer.runs import Run
-from interp_steer.trace_files import read_traces
 
-USUAL_THREAT = "malicious_prompt"
+__all__ = ["USUAL_THREAT", "Point", "RunSource", "refusing"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """The operating point of one method, scope and threat."""
-
-    method: str
-    """swfc, sttp or stmp."""
-    scope: str
-    """Scope of the edit."""
-    threat: str
-    """malicious_prompt or prefill:K."""
-    layer: int
-    """Chosen layer, zero-based."""
-    alpha: float
-    """Chosen coefficient."""
-    record: dict[str, Any]
-    """Its whole entry in operating_points.json."""
+T = TypeVar("T")
 
 
 class RunSource:
-    """One run as the figures see it; every artifact is read at most once."""
+    """One run as the figures see it; every artifact is read at most once, and only when asked for.
 
-    def __init__(self, run: Run) -> None:
+    What is read is shared with whoever asks again: do not write into it.
+    """
+
+    def __init__(self, run: Run, *, before: "RunSource | None" = None) -> None:
+        """Look at the run as it is now.
+
+        Args:
+            run: the run.
+            before: an earlier source of the run; what it read is used where it still holds.
+        """
         self.run = run
+        self._snapshot = Snapshot(run, before=None if before is None else before._snapshot)
+        self._swept, self._traced = Swept(self._snapshot), Traced(self._snapshot)
         self.inputs: set[Path] = set()
         """Files and folders that were asked for since it was last cleared, for the sidecars."""
         self.results: dict[str, Any] = {}
@@ -91,79 +88,110 @@ class RunSource:
         }
 
     @property
+    def fingerprint(self) -> str:
+        """Names the state of the run that this source is of; see `freshness.fingerprint`."""
+        return self._snapshot.fingerprint
+
+    def fresh(self) -> "RunSource":
+        """This source while the run is as it was, else one that reads again what has changed."""
+        if fingerprint(self.run) == self.fingerprint:
+            return self
+        return RunSource(self.run, before=self)
+
+    def keep(self, name: Hashable, of: Sequence[Path], make: Callable[[], T]) -> T:
+        """A result by name, made from the artifacts `of`; made again where one of them changed."""
+        return self._snapshot.keep(("result", name), of, make)
+
+    @property
     def probes(self) -> ProbeSet:
         """The probes.
 
         Raises:
             MissingStageError: the run has none.
         """
-        self._need(self.run.probes_file, "probes", self._fit_command)
-        return self._probes
-
-    @cached_property
-    def _probes(self) -> ProbeSet:
-        return ProbeSet.load(self.run.path)
+        path = self._need(self.run.probes_file, "probes", self._fit_command)
+        of = (path, path.with_suffix(".safetensors"))
+        return self._snapshot.keep("probes", of, lambda: ProbeSet.load(self.run.path))
 
     @property
     def residuals(self) -> ResidualPair:
         """Response-averaged residuals of the training responses."""
-        self._need(self.run.residuals_file, "training residuals", self._fit_command)
-        return self._residuals
-
-    @cached_property
-    def _residuals(self) -> ResidualPair:
-        return load_residuals(self.run.residuals_file)
+        path = self._residuals_file
+        return self._snapshot.keep("residuals", [path], lambda: load_residuals(path))
 
     @property
     def sweep(self) -> pd.DataFrame:
-        """Every row of the sweep, see `run_rows.sweep_frame`."""
-        self._need(self.run.sweep_folder, "sweep", self.command("sweep"))
-        return self._sweep
+        """Every row of the sweep, see `run_rows.sweep_frame`; slow where there are many."""
+        of = (self._sweep_folder, self.run.manifest_file)
+        return self._snapshot.keep("sweep", of, lambda: sweep_frame(self.run))
 
-    @cached_property
-    def _sweep(self) -> pd.DataFrame:
-        return sweep_frame(self.run)
+    @property
+    def scores(self) -> pd.DataFrame:
+        """Key, n_tokens, trait and coherence of every row of the sweep, `scenarios` and `cluster`.
+
+        Raises:
+            MissingStageError: the run has no sweep.
+        """
+        _ = self._sweep_folder
+        return self._swept.scores().frame
+
+    @property
+    def measures(self) -> pd.DataFrame:
+        """The same with the measures that need no judge; NaN where the run has none."""
+        _ = self._sweep_folder
+        return self._swept.measures().frame
+
+    def with_text(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows of `scores` or `measures` with response, token_ids and stop_reason."""
+        _ = self._sweep_folder
+        return self._swept.with_text(rows)
 
     @property
     def points(self) -> tuple[Point, ...]:
         """The operating points, in the file's order."""
-        self._need(self.run.operating_points_file, "operating points", self.command("select"))
-        return self._points
-
-    @cached_property
-    def _points(self) -> tuple[Point, ...]:
         path = self.run.operating_points_file
+        self._need(path, "operating points", self.command("select"))
         remedy = f"run `{self.command('select')}` again"
-        return tuple(
-            Point(
-                method=str(entry["method"]),
-                scope=str(entry["scope"]),
-                threat=str(entry.get("threat", USUAL_THREAT)),
-                layer=int(entry["layer"]),
-                alpha=float(entry["alpha"]),
-                record=entry,
-            )
-            for entry in read_json(path, remedy=remedy)["operating_points"]
-        )
+        return self._snapshot.keep("points", [path], lambda: read_points(path, remedy=remedy))
 
     @property
     def traces(self) -> pd.DataFrame:
-        """Every stored trace row."""
-        self._need(self.run.traces_folder, "traces", self.command("trace"))
-        return self._traces
+        """Every stored trace row; slow for many, see `trace_index` and `trace`."""
+        _ = self._traces_folder
+        return self._traced.every()
 
-    @cached_property
-    def _traces(self) -> pd.DataFrame:
-        files = sorted(self.run.traces_folder.glob("*.parquet"))
-        return pd.concat([read_traces(file).to_pandas() for file in files], ignore_index=True)
+    def trace_index(self) -> pd.DataFrame:
+        """One row a stored sample and steered layer; see `Traced.index`.
+
+        Raises:
+            MissingStageError: the run has no traces.
+        """
+        _ = self._traces_folder
+        return self._traced.index()
+
+    def trace(self, sample: str, layer: int | None = None, *, file: str | None = None) -> pa.Table:
+        """Trace rows of one sample, at one steered layer or at all; see `Traced.rows`."""
+        _ = self._traces_folder
+        return self._traced.rows(sample, layer, file=file)
+
+    def traced_tokens(self) -> dict[int, str]:
+        """Strings of the traced tokens, by token id."""
+        _ = self._traces_folder
+        return self._traced.tokens()
 
     def projections(
         self, columns: Sequence[str], filters: Sequence[tuple[str, str, object]] = ()
     ) -> pd.DataFrame:
         """Columns of projections.parquet, of the rows that pass `filters`."""
         path = self._need(self.run.projections_file, "token projections", self._fit_command)
-        table = pq.read_table(path, columns=list(columns), filters=list(filters) or None)
-        return table.to_pandas()
+        found = self._snapshot.keep_recent(
+            ("projections", tuple(columns), repr(tuple(filters))),
+            [path],
+            lambda: read_table(
+                path, columns=columns, filters=filters, remedy=f"remove it and {self._fit_command}"
+            ).to_pandas(),
+        )
+        return found.copy(deep=False)  # a column that the caller adds is the caller's own
 
     def analysis(self, name: str, columns: Sequence[str] = ()) -> pd.DataFrame:
         """The table NAME of an analysis.
@@ -185,8 +213,10 @@ class RunSource:
 
     def pooled(self, layer: int, side: str) -> Float[np.ndarray, "response d_model"]:
         """Response-averaged residuals of one layer; responses without tokens (NaN) are left out."""
-        kept = getattr(self.residuals, side)
-        values = kept.values[:, kept.layers.index(layer)].numpy()
+        path = self._residuals_file
+        values = self._snapshot.keep_recent(
+            ("pooled", layer, side), [path], lambda: load_pooled(path, side, layer=layer).numpy()
+        )
         return values[np.isfinite(values).all(axis=1)]
 
     def shown_points(self, scope: str, *, threat: str = USUAL_THREAT) -> dict[str, Point]:
@@ -212,8 +242,8 @@ class RunSource:
 
     def scopes(self) -> list[str]:
         """Scopes of the sweep's grid, `all` and `response` first."""
-        steered = self.sweep[self.sweep["method"] != NONE]
-        found = set(steered["scope"])
+        scores = self.scores
+        found = values_of(rows_where(scores, scores["method"] != NONE), "scope")
         return [s for s in ("all", "response") if s in found] + sorted(found - {"all", "response"})
 
     def command(self, stage: str) -> str:
@@ -223,6 +253,18 @@ class RunSource:
     @property
     def _fit_command(self) -> str:
         return f"interp-steer fit --model MODEL --scenarios FILE --out {self.run.path}"
+
+    @property
+    def _residuals_file(self) -> Path:
+        return self._need(self.run.residuals_file, "training residuals", self._fit_command)
+
+    @property
+    def _sweep_folder(self) -> Path:
+        return self._need(self.run.sweep_folder, "sweep", self.command("sweep"))
+
+    @property
+    def _traces_folder(self) -> Path:
+        return self._need(self.run.traces_folder, "traces", self.command("trace"))
 
     def _need(self, path: Path, what: str, command: str) -> Path:
         is_empty = path.is_dir() and not any(path.glob("*.parquet"))
