@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from figures import NAMES
@@ -105,6 +107,49 @@ class TestSmallRuns:
         left = {one.name: one.why for one in made.left_out}
         assert set(left) == {"causal_scan", "capabilities", "multi_turn", "elo"}
         assert all("`" in why for why in left.values())
+
+    @pytest.mark.parametrize("share", [0.4, 1.0])
+    def test_rows_without_scores_leave_figures_or_refusals(
+        self, small: Run, tmp_path: Path, share: float
+    ) -> None:
+        run = Run(Path(shutil.copytree(small.path, tmp_path / "run")))
+        for shard in run.sweep_folder.glob("*.parquet"):
+            table = pq.read_table(shard)
+            drawn = np.random.default_rng(1).uniform(size=table.num_rows) < share
+            for name in ("trait", "coherence"):
+                place = table.schema.get_field_index(name)
+                values = np.where(drawn, np.nan, table[name].to_numpy())
+                field = table.schema.field(name)
+                table = table.set_column(place, field, pa.array(values, field.type))
+            pq.write_table(table, shard)
+        made = draw_figures(run, static=False)
+        drawn_names = {page.stem for page in made.pages}
+        left = {one.name: one.why for one in made.left_out}
+        scored = {"trait-coherence-all", "layer-alpha-all", "frontiers", "steering-duration"}
+        assert drawn_names >= {"projections", "transfer", "steering-plane"}
+        if share < 1:
+            assert scored <= drawn_names
+        else:
+            assert not scored & drawn_names
+            assert "nothing was scored" in left["trait_coherence"]
+            assert "`interp-steer sweep " in left["frontiers"]
+
+    def test_a_missing_trace_is_made_by_a_command_that_works(
+        self, small: Run, tmp_path: Path
+    ) -> None:
+        from interp_steer.cli import Trace, _parse
+
+        run = Run(Path(shutil.copytree(small.path, tmp_path / "run")))
+        shutil.rmtree(run.traces_folder)
+        made = draw_figures(run, only=["token_strips", "firing_rates"], static=False)
+        said = [made.left_out[0].why, *made.notes]
+        commands = [re.search(r"interp-steer (trace [^`]*)", line) for line in said]
+        assert len(commands) == 2 and all(commands)
+        for found in commands:
+            assert found is not None
+            asked = _parse(found[1].split())
+            assert isinstance(asked, Trace) and asked.scenario == "ID"
+            assert asked.parquet == run.traces_folder / "NAME.parquet"
 
     def test_a_threat_of_its_own_is_not_mixed_into_the_usual_ones_figure(self, small: Run) -> None:
         rows = read_rows(small).to_pandas()

@@ -21,6 +21,11 @@ TOKEN_TYPES = ("template", "word", "word_part", "number", "punctuation", "white_
 """What a token is, by its text; template by its segment."""
 
 
+def trace_command(run: Run) -> str:
+    """What adds a trace to a run."""
+    return f"interp-steer trace {run.path} --scenario ID --parquet {run.traces_folder}/NAME.parquet"
+
+
 def trace_frame(run: Run) -> pd.DataFrame:
     """Every traced token, with `cluster`, `token_type` and `response_pos`.
 
@@ -30,8 +35,7 @@ def trace_frame(run: Run) -> pd.DataFrame:
     Raises:
         AnalysisError: the run has no traces.
     """
-    command = f"interp-steer trace {run.path} --scenario ID --parquet FILE"
-    folder = require(run.traces_folder, "traces", command=command)
+    folder = require(run.traces_folder, "traces", command=trace_command(run))
     parts = [read_traces(path).to_pandas() for path in sorted(folder.glob("*.parquet"))]
     frame = pd.concat(parts, ignore_index=True)
     frame = frame.drop_duplicates(["sample", "side", "turn", "layer", "pos"])

@@ -8,6 +8,7 @@ import pandas as pd
 
 from interp_steer.analysis.bootstrap import ClusterBootstrap, as_columns
 from interp_steer.analysis.frames import numbers, rows_where
+from interp_steer.analysis.trace_frames import trace_command
 from interp_steer.plots.figure_files import Drawing, MissingStageError
 from interp_steer.plots.firing import FiringRates, firing_rates
 from interp_steer.plots.scan import CausalScan, causal_scan
@@ -31,7 +32,7 @@ def draw_firing(source: RunSource) -> list[Drawing]:
     parts = [tokens.rename(columns={"side": "kind"})]
     notes: tuple[str, ...] = ()
     if steered is None:
-        notes = (f"no steered rates: the run has no trace; make one: {source.command('trace')}",)
+        notes = (f"no steered rates: the run has no trace; make one: {trace_command(source.run)}",)
     else:
         parts.append(steered)
     every = pd.concat(parts, ignore_index=True)

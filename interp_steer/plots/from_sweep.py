@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from interp_steer.analysis.bootstrap import grouped_means
 from interp_steer.analysis.frames import numbers, rows_where, texts, values_of
@@ -40,6 +41,12 @@ def layer_sweep(source: RunSource, scope: str) -> LayerSweep:
 
 def _layer_sweep(source: RunSource, scope: str) -> LayerSweep:
     rows, points = _steered(source, source.scores, scope), source.shown_points(scope)
+    if not all(is_measured(rows, name) for name in MEASURES):
+        raise MissingStageError(
+            f"no row of the sweep in scope {scope} has a trait and a coherence: nothing was "
+            f"scored; remove {source.run.sweep_folder}",
+            command=source.command("sweep"),
+        )
     scores = grouped_means(rows, ["method", "layer", "alpha"], ["trait", "coherence"])
     scores["layer"] = scores["layer"].astype(int)
     there = set(cells_of(scores))
@@ -76,8 +83,14 @@ def _baseline(source: RunSource, cell: Cell, rows: pd.DataFrame) -> Baseline:
             f"the sweep has no {cell.label} on the scenarios of its cells",
             command=source.command("sweep"),
         )
-    trait, coherence = (float(np.nanmean(numbers(found, name))) for name in MEASURES)
+    trait, coherence = (_known_mean(numbers(found, name)) for name in MEASURES)
     return Baseline(trait=trait, coherence=coherence)
+
+
+def _known_mean(values: Float[np.ndarray, "row"]) -> float:
+    """Mean of the finite values; NaN where there are none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else np.nan
 
 
 def cells_of(scores: pd.DataFrame) -> list[tuple[str, int, float]]:

@@ -121,12 +121,12 @@ def _draw_map(
         at_alpha, at_layer = np.nonzero(below)
         size = 3.4 if numbers else 6
         # Beside the number where there is one.
-        aside = 0.35 if numbers else 0.0
+        across, down = (0.37, 0.3) if numbers else (0.0, 0.0)
         # White on a dark edge: seen on every colour of the scale.
         for mark in ({**_CROSS, "line": {"color": INK, "width": 3.4}}, _CROSS):
             figure.add_scatter(
-                x=[layers[i] + aside for i in at_layer],
-                y=at_alpha - aside,
+                x=[layers[i] + across for i in at_layer],
+                y=at_alpha - down,
                 mode="markers",
                 marker={**mark, "size": size},
                 showlegend=False,

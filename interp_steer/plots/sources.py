@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from interp_steer.analysis.frames import rows_where, values_of
 from interp_steer.analysis.run_rows import sweep_frame
+from interp_steer.analysis.trace_frames import trace_command
 from interp_steer.cells import NONE
 from interp_steer.errors import InterpSteerError
 from interp_steer.files import read_table
@@ -264,7 +265,7 @@ class RunSource:
 
     @property
     def _traces_folder(self) -> Path:
-        return self._need(self.run.traces_folder, "traces", self.command("trace"))
+        return self._need(self.run.traces_folder, "traces", trace_command(self.run))
 
     def _need(self, path: Path, what: str, command: str) -> Path:
         is_empty = path.is_dir() and not any(path.glob("*.parquet"))
