@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Literal
 
@@ -72,6 +73,7 @@ class Block:
             yield segment, tuple(tokens)
 
 
+@lru_cache(maxsize=8192)
 def make_visible(text: str) -> str:
     r"""Return `text` with everything spelled out that a terminal or reader would not see as text.
 

@@ -3,8 +3,9 @@
 Trait and coherence are those of one model, one judge and one set of prompts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -121,7 +122,11 @@ class LayerSweep:
 
 
 def trait_coherence_by_layer(
-    sweep: LayerSweep, *, title: str = "", column: Column = SCREEN
+    sweep: LayerSweep,
+    *,
+    title: str = "",
+    column: Column = SCREEN,
+    shown_alphas: Mapping[str, float] = MappingProxyType({}),
 ) -> go.Figure:
     """Trait and coherence of steered generations by layer (the paper's figure 3).
 
@@ -129,6 +134,12 @@ def trait_coherence_by_layer(
     operating point's alpha is thick and carries its interval. Baselines and the coherence limit are
     dashed and dotted. A ring marks the operating point, which was chosen from scores such as these,
     so its height here flatters it. A missing cell leaves a gap.
+
+    Args:
+        sweep: the scores.
+        title: headline.
+        column: for which place it is laid out.
+        shown_alphas: method to another coefficient that is thick and has its interval too.
     """
     methods, narrow = sweep.methods, column.is_narrow
     n_rows, n_cols = (len(methods), 2) if narrow else (2, len(methods))
@@ -149,7 +160,8 @@ def trait_coherence_by_layer(
     for i, method in enumerate(methods):
         for j, measure in enumerate(MEASURES):
             row, col = (i + 1, j + 1) if narrow else (j + 1, i + 1)
-            _draw_method(figure, sweep, method, measure, row=row, col=col)
+            thick = {shown_alphas[method]} if method in shown_alphas else set()
+            _draw_method(figure, sweep, method, measure, row=row, col=col, thick=thick)
             if narrow or i == 0:
                 figure.update_yaxes(title_text=f"{measure} (0-100)", row=row, col=col)
             if row == n_rows:
@@ -181,7 +193,14 @@ def _panel_title(sweep: LayerSweep, method: str, column: Column, n_cols: int) ->
 
 
 def _draw_method(
-    figure: go.Figure, sweep: LayerSweep, method: str, measure: str, *, row: int, col: int
+    figure: go.Figure,
+    sweep: LayerSweep,
+    method: str,
+    measure: str,
+    *,
+    row: int,
+    col: int,
+    thick: Set[float],
 ) -> None:
     """One panel: the reference lines, a line per alpha, the operating point."""
     first = (method, measure) == (sweep.methods[0], "trait")
@@ -189,7 +208,7 @@ def _draw_method(
     chosen = sweep.operating_points.get(method)
     alphas = sweep.alphas(method)
     for rank, alpha in enumerate(alphas):
-        is_chosen = chosen is not None and chosen[1] == alpha
+        is_chosen = alpha in thick or (chosen is not None and chosen[1] == alpha)
         low, high = (
             sweep.along_layers(method, alpha, f"{measure}_{end}") for end in ("low", "high")
         )
@@ -204,6 +223,7 @@ def _draw_method(
             marker=MARKERS[rank % len(MARKERS)],
             width=2.2 if is_chosen else 1.0,
             size=5 if is_chosen else 3.5,
+            tag=(method, alpha),
         )
         draw_line(figure, line, row=row, col=col, in_legend=False)
     if chosen is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from interp_steer.plots.style import SERIES_LINE, faded
+from interp_steer.plots.style import FAINT, SERIES_LINE, faded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,6 +38,8 @@ class Line:
     """Of the line, in pixels."""
     size: float = 5
     """Of the markers, in pixels."""
+    tag: tuple[str | float, ...] = ()
+    """Behind the interval in each point's customdata, for whoever is told of clicks."""
 
 
 def draw_line(
@@ -49,11 +51,12 @@ def draw_line(
             _draw_band(figure, line, (x, low, high), row=row, col=col)
     ends = np.stack([_or_nan(line.low, line), _or_nan(line.high, line)], axis=1)
     has_ends = bool(np.isfinite(ends).any())
+    custom = [[*pair, *line.tag] for pair in ends.tolist()] if line.tag else ends
     interval = " [%{customdata[0]:.3g}, %{customdata[1]:.3g}]" if has_ends else ""
     figure.add_scatter(
         x=line.x,
         y=line.y,
-        customdata=ends if has_ends else None,
+        customdata=custom if has_ends or line.tag else None,
         mode="lines+markers" if line.marker else "lines",
         name=line.name,
         legendgroup=line.name,
@@ -93,6 +96,14 @@ def draw_level(
         row=row,
         col=col,
     )
+
+
+def mark_layer(figure: go.Figure, layer: int) -> go.Figure:
+    """Shade one layer in every panel of a figure over layers (changed in place)."""
+    figure.add_vrect(
+        x0=layer - 0.5, x1=layer + 0.5, fillcolor=FAINT, opacity=0.16, line_width=0, layer="below"
+    )
+    return figure
 
 
 def layer_tick(layers: Sequence[int], n_most: int = 10) -> int:

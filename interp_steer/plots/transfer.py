@@ -36,6 +36,10 @@ from interp_steer.specs import SteeringSpec, resolve
 
 N_PLACES = 401
 """Places at which a transfer curve is evaluated."""
+CURVE = 2
+"""Place of the first curve among a panel's traces: after the aligned mean and the identity."""
+GRID_NOTE = "thick: the operating point's α; lines from light to dark: rising α"
+"""What a figure of several coefficients must say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -137,7 +141,7 @@ def transfer_curves(
 
 
 def transfer_figure(
-    result: TransferCurves, *, title: str = "", column: Column = SCREEN
+    result: TransferCurves, *, title: str = "", note: str = GRID_NOTE, column: Column = SCREEN
 ) -> go.Figure:
     """Rho' over rho for each method and coefficient (the paper's figure 2, left).
 
@@ -167,10 +171,7 @@ def transfer_figure(
     return finish(
         figure,
         title or f"what each method does to a projection, layer {result.probe.layer}",
-        subtitle=(
-            f"ρ: projection on v̂ at {where}, activation units (a.u.); thick: the operating "
-            "point's α; lines from light to dark: rising α"
-        ),
+        subtitle=(f"ρ: projection on v̂ at {where}, activation units (a.u.); {note}"),
         plot_height=height,
         column=column,
         panel_titles=3.0,
@@ -178,9 +179,14 @@ def transfer_figure(
     )
 
 
+def curve_title(method: str, alphas: Sequence[float]) -> str:
+    """Title of a panel: the method and its coefficients."""
+    return f"{METHOD_TITLES[method]}, α = " + ", ".join(f"{a:g}" for a in alphas)
+
+
 def _alphas_title(result: TransferCurves, method: str, column: Column, n_cols: int) -> str:
     alphas = sorted({c.alpha for c in result.curves if c.method == method})
-    text = f"{METHOD_TITLES[method]}, α = " + ", ".join(f"{a:g}" for a in alphas)
+    text = curve_title(method, alphas)
     return wrapped(text, column.n_characters(0.88 * column.width / n_cols))
 
 
