@@ -1,0 +1,131 @@
+// What the explorer's page does by itself: theme and width for the figures, and the panel that follows
+// pointer and keyboard over tokens. Texts of a run are only ever written with textContent.
+(function () {
+  "use strict";
+
+  const COLUMNS = [
+    "pos", "token", "token id", "segment", "in scope", "fired", "capped",
+    "ρ before (a.u.)", "ρ after (a.u.)", "|Δh| (a.u.)", "|Δh| / |h|", "log p (nats)",
+  ];
+  const WIDTH_STEP = 40; // pixels: figures are laid out anew when the window has changed by so much
+
+  function theme() {
+    let kept = null;
+    try {
+      kept = window.localStorage.getItem("interp-steer-theme");
+    } catch (error) {
+      kept = null; // storage may be switched off
+    }
+    if (kept === "dark" || kept === "light") return kept;
+    return window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  }
+
+  function page() {
+    const width = document.documentElement.clientWidth;
+    return { theme: theme(), width: Math.max(320, Math.floor(width / WIDTH_STEP) * WIDTH_STEP) };
+  }
+
+  let told = "";
+  function tell() {
+    const now = page();
+    document.documentElement.dataset.theme = now.theme;
+    const text = JSON.stringify(now);
+    if (text !== told && window.dash_clientside && window.dash_clientside.set_props) {
+      told = text;
+      window.dash_clientside.set_props("screen", { data: now });
+    }
+  }
+
+  function turn() {
+    const next = theme() === "dark" ? "light" : "dark";
+    try {
+      window.localStorage.setItem("interp-steer-theme", next);
+    } catch (error) {
+      document.documentElement.dataset.theme = next;
+    }
+    tell();
+  }
+
+  function show(token) {
+    const panel = document.getElementById("token-detail");
+    const pane = token.closest(".tokens");
+    if (!panel || !pane) return;
+    const numbers = JSON.parse(token.dataset.row);
+    const shared = JSON.parse(pane.dataset.shared);
+    const list = document.createElement("dl");
+    const pairs = COLUMNS.map((name, place) => [name, numbers[place]]).concat(
+      Object.entries(shared).map(([name, value]) => [name.replaceAll("_", " "), value]),
+    );
+    for (const [name, value] of pairs) {
+      const item = document.createElement("div");
+      const term = document.createElement("dt");
+      const meaning = document.createElement("dd");
+      term.textContent = name;
+      meaning.textContent = value;
+      item.append(term, meaning);
+      list.append(item);
+    }
+    panel.replaceChildren(list);
+  }
+
+  function tokenOf(event) {
+    const target = event.target instanceof Element ? event.target : null;
+    return target ? target.closest(".tok") : null;
+  }
+
+  function step(event) {
+    const token = tokenOf(event);
+    const moves = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
+    if (!token || !(event.key in moves)) return;
+    const tokens = Array.from(token.closest(".tokens").querySelectorAll(".tok"));
+    const place = tokens.indexOf(token) + moves[event.key];
+    const next = tokens[Math.min(tokens.length - 1, Math.max(0, place))];
+    event.preventDefault();
+    token.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  }
+
+  let last = null; // the token that the page was last led to
+  function lead() {
+    const chosen = document.querySelector("#tokens-view:not([hidden]) .tok.chosen");
+    if (!chosen) {
+      last = null;
+      return;
+    }
+    const name = chosen.dataset.pos + chosen.closest(".pane").textContent.slice(0, 200);
+    if (name === last) return;
+    last = name;
+    chosen.scrollIntoView({ block: "center" });
+    show(chosen);
+  }
+
+  document.documentElement.dataset.theme = theme();
+  document.addEventListener("mouseover", (event) => {
+    const token = tokenOf(event);
+    if (token) show(token);
+  });
+  document.addEventListener("focusin", (event) => {
+    const token = tokenOf(event);
+    if (token) show(token);
+  });
+  document.addEventListener("keydown", step);
+  document.addEventListener("click", (event) => {
+    const target = event.target instanceof Element ? event.target : null;
+    if (target && target.closest("#theme")) turn();
+    const token = tokenOf(event);
+    if (token) token.focus();
+  });
+  let pending = 0;
+  window.addEventListener("resize", () => {
+    window.clearTimeout(pending);
+    pending = window.setTimeout(tell, 200);
+  });
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", tell);
+  // Dash draws the page after this file has run; it is told as soon as its store is there.
+  const watch = new MutationObserver(() => {
+    if (document.getElementById("page")) tell();
+    lead();
+  });
+  watch.observe(document.documentElement, { childList: true, subtree: true });
+})();
