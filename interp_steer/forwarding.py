@@ -202,10 +202,9 @@ class ChunkRunner:
 
     def new_cache(self) -> Any:
         """Return an empty key-value cache that knows the model's sliding windows."""
-        from transformers import DynamicCache
+        from interp_steer.kv_cache import appending_cache  # loads transformers
 
-        config: Any = self.model.config
-        return DynamicCache(config=config)
+        return appending_cache(self.model.config)
 
 
 def _position_ids(

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "interp_steer"
 # A subpackage (`organism`, `analysis`, `plots`) counts as one module here.
 FLOORS = (
     ("errors", "names", "config"),
-    ("files", "scenarios", "tokens", "logistic", "readability"),
+    ("files", "scenarios", "tokens", "logistic", "readability", "kv_cache"),
     ("planes", "labelled", "layer_probe", "tokenization", "sampling", "forwarding"),
     ("shards", "projection_files"),
     ("generation",),
