@@ -139,19 +139,20 @@ def choose_tokens(
         return logits.argmax(dim=-1)
     probabilities = (logits / settings.temperature).softmax(dim=-1)
     d_vocab = probabilities.shape[-1]
-    if d_vocab <= N_SHORTLIST:
-        return _invert(*_ordered(probabilities, d_vocab), uniforms, settings.top_p)[0]
-    chosen, is_exact = _invert(*_ordered(probabilities, N_SHORTLIST), uniforms, settings.top_p)
-    if not bool(is_exact.all()):
+    first, *longer = [n for n in SHORTLISTS if n < d_vocab] + [d_vocab]
+    chosen, is_exact = _invert(*_ordered(probabilities, first), uniforms, settings.top_p)
+    for count in longer:
         rest = (~is_exact).nonzero()[:, 0]
-        ordered = _ordered(probabilities[rest], d_vocab)
-        chosen[rest] = _invert(*ordered, uniforms[rest], settings.top_p)[0]
+        if not rest.numel():
+            break
+        ordered = _ordered(probabilities[rest], count)
+        chosen[rest], is_exact[rest] = _invert(*ordered, uniforms[rest], settings.top_p)
     return chosen
 
 
-N_SHORTLIST = 32
-"""Most probable tokens that are ordered first; a full sort of a vocabulary is far dearer, and is
-done only for rows whose kept set is longer. The choice is the same either way."""
+SHORTLISTS = (16, 128)
+"""Most probable tokens that are ordered first, and where the kept set is longer; a full sort of a
+vocabulary is far dearer and comes last. The choice is the same either way."""
 
 
 def _ordered(

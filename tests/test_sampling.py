@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp_steer.errors import ModelError
-from interp_steer.sampling import N_SHORTLIST, GenerationSettings, choose_tokens, row_uniforms
+from interp_steer.sampling import SHORTLISTS, GenerationSettings, choose_tokens, row_uniforms
 
 
 def reference_choice(logits: np.ndarray, u: float, temperature: float, top_p: float) -> set[int]:
@@ -30,7 +30,7 @@ def reference_choice(logits: np.ndarray, u: float, temperature: float, top_p: fl
 
 @given(
     seed=st.integers(0, 2**32 - 1),
-    d_vocab=st.sampled_from([2, N_SHORTLIST, N_SHORTLIST + 1, 200]),
+    d_vocab=st.sampled_from([2, *SHORTLISTS, *(n + 1 for n in SHORTLISTS), 200]),
     spread=st.sampled_from([0.01, 1.0, 5.0, 30.0]),
     top_p=st.sampled_from([0.05, 0.5, 0.9, 1.0]),
     temperature=st.sampled_from([0.3, 1.0, 2.0]),
@@ -57,9 +57,9 @@ def test_choice_equals_numpy(
 def test_ties_go_by_token_id_whatever_else_is_in_the_batch(
     seed: int, n_values: int, top_p: float
 ) -> None:
-    """Few distinct values tie across the shortlist's end; rows alone must choose as together."""
+    """Few distinct values tie across each shortlist's end; rows alone must choose as together."""
     rng = np.random.default_rng(seed)
-    logits = torch.tensor(rng.integers(0, n_values, size=(6, 3 * N_SHORTLIST)) / 2.0).float()
+    logits = torch.tensor(rng.integers(0, n_values, size=(6, 3 * SHORTLISTS[-1])) / 2.0).float()
     logits[0, 5] = 40.0  # one row whose shortlist suffices
     uniforms = torch.tensor(rng.random(6)).float()
     settings = GenerationSettings(temperature=1.0, top_p=top_p)
