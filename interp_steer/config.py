@@ -71,12 +71,12 @@ class SweepConfig:
     split: some scenarios choose, the others report; cheaper, wider intervals, fewer to choose."""
     test_scenarios: int | None = None
     """Use at most so many test scenarios, balanced by category; None takes all."""
-    layers: tuple[int, ...] = ()
-    """Layers to screen; by default every layer that has a probe."""
+    layers: tuple[int, ...] | None = None
+    """Layers to screen; None takes every layer that has a probe."""
     methods: tuple[MethodName, ...] = ("swfc", "sttp", "stmp")
     """Interventions to screen."""
-    alphas: tuple[float, ...] = ()
-    """One grid of coefficients for every method; by default each has its own, below."""
+    alphas: tuple[float, ...] | None = None
+    """One grid of coefficients for every method; None leaves each its own, below."""
     swfc_alphas: tuple[float, ...] = (2, 3, 3.5, 4, 4.5, 5)
     """Multiples of delta_mu."""
     sttp_alphas: tuple[float, ...] = (6, 12, 24, 36)
@@ -116,7 +116,7 @@ class SweepConfig:
     def grid(self) -> dict[str, tuple[float, ...]]:
         """Coefficients by method."""
         grids = {"swfc": self.swfc_alphas, "sttp": self.sttp_alphas, "stmp": self.stmp_alphas}
-        return {method: self.alphas or grids[method] for method in self.methods}
+        return {m: grids[m] if self.alphas is None else self.alphas for m in self.methods}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,7 +71,8 @@ def grid_record(config: SweepConfig, layers: Sequence[int]) -> dict[str, Any]:
         SteeringError: a scope that cannot be read.
     """
     _check_numbers(config)
-    missing = sorted(set(config.layers) - set(layers))
+    chosen = layers if config.layers is None else config.layers
+    missing = sorted(set(chosen) - set(layers))
     if missing:
         raise GridError(
             f"no probe for layer {', '.join(map(str, missing))}; this run has probes for layers "
@@ -84,7 +85,7 @@ def grid_record(config: SweepConfig, layers: Sequence[int]) -> dict[str, Any]:
         )
     record = {
         "protocol": config.protocol,
-        "layers": list(config.layers or layers),
+        "layers": list(chosen),
         "alphas": {method: list(alphas) for method, alphas in config.grid().items()},
         "scopes": [str(Scope.parse(scope)) for scope in config.scopes],
         "threats": list(config.threats),

@@ -191,6 +191,9 @@ class TestStages:
     ) -> None:
         assert main(["sweep", str(run), "--layers", "7"]) == 1
         assert "no probe for layer 7" in capsys.readouterr().err
+        for empty in ("layers", "alphas", "scopes"):  # as an unset shell variable leaves it
+            assert main(["sweep", str(run), f"--{empty}"]) == 1
+            assert f"the grid is empty: no {empty} were given" in capsys.readouterr().err
         assert main(["sweep", str(run), "--judge", "oracle"]) == 1
         assert "no judge 'oracle'" in capsys.readouterr().err
 

@@ -189,6 +189,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "match"),
         [
+            ({"layers": ()}, "the grid is empty: no layers were given"),
+            ({"alphas": ()}, "the grid is empty: no alphas were given for sttp"),
             ({"methods": ()}, "the grid is empty: no methods were given"),
             ({"scopes": ()}, "the grid is empty: no scopes were given"),
             ({"threats": ()}, "the grid is empty: no threats were given"),
