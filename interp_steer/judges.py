@@ -5,9 +5,9 @@ cannot favour a steering method. A score is as good as its judge: an exact judge
 a language model as a judge has opinions. Neither establishes that a reader would agree.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Protocol, runtime_checkable
 
 from interp_steer.errors import JudgeError
@@ -25,7 +25,7 @@ class JudgeScore:
 
     def __post_init__(self) -> None:
         for name, value in (("trait", self.trait), ("coherence", self.coherence)):
-            if not math.isfinite(value) or not 0 <= value <= 100:
+            if not isinstance(value, Real) or not 0 <= value <= 100:
                 raise JudgeError(
                     f"a judge's {name} must be a number from 0 to 100, got {value}; "
                     "map the judge's own scale to 0-100 before building a JudgeScore"

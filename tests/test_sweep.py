@@ -7,6 +7,8 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -458,6 +460,12 @@ class TestRefusals:
             JudgeScore(trait=bad, coherence=50.0)
         with pytest.raises(JudgeError, match="coherence must be a number from 0 to 100"):
             JudgeScore(trait=50.0, coherence=bad)
+
+    @pytest.mark.parametrize("bad", [None, "70"])
+    def test_scores_that_are_no_numbers(self, bad: Any) -> None:
+        """Without the type checks of these tests nothing else stands before it."""
+        with pytest.raises(JudgeError, match=f"coherence must be a number .*, got {bad}"):
+            JudgeScore.__post_init__(SimpleNamespace(trait=50.0, coherence=bad))
 
 
 class TestSweepStage:
