@@ -93,7 +93,7 @@ def _traced_strip(source: RunSource, rows: pd.DataFrame, heading: str) -> TokenS
     cell = _steered_cell(rows.iloc[0].to_dict())
     return TokenStrip(
         heading=heading,
-        tokens=tuple(_traced_token(row) for row in kept.to_dict("records")),
+        tokens=tuple(traced_token(row) for row in kept.to_dict("records")),
         note="; ".join(filter(None, (_scores(source, cell, str(rows["scenario"].iloc[0])), note))),
         n_left_out=len(rows) - len(kept),
     )
@@ -111,7 +111,8 @@ def _steered_cell(row: dict[str, Any]) -> Cell:
     )
 
 
-def _traced_token(row: dict[str, Any]) -> StripToken:
+def traced_token(row: dict[str, Any]) -> StripToken:
+    """One trace row as a token of a strip."""
     return StripToken(
         text=str(row["token"]),
         segment=str(row["segment"]),
@@ -236,7 +237,7 @@ def draw_token_map(source: RunSource) -> list[Drawing]:
     scenario = min(n_sides, key=lambda name: (-n_sides[name], name))
     rows = source.projections(names, [("scenario", "==", scenario), ("response_index", "==", 0)])
     maps = tuple(
-        _token_map(source, rows_where(rows, rows["side"] == side), side)
+        token_map_of(source, rows_where(rows, rows["side"] == side), f"{side} prompt")
         for side in ("malicious", "aligned")
         if side in set(rows["side"])
     )
@@ -251,8 +252,15 @@ def draw_token_map(source: RunSource) -> list[Drawing]:
     ]
 
 
-def _token_map(source: RunSource, rows: pd.DataFrame, side: str) -> TokenMap:
-    """Response tokens and what stands just before them (the end of the prompt)."""
+def token_map_of(source: RunSource, rows: pd.DataFrame, heading: str) -> TokenMap:
+    """Response tokens of one sequence and what stands just before them (the end of the prompt).
+
+    Args:
+        source: gives the layers' boundaries.
+        rows: the sequence's tokens, a row a token and layer: pos, token, segment, layer,
+            projection.
+        heading: what the map is called (untrusted).
+    """
     wide = rows.pivot_table(index="layer", columns="pos", values="projection", aggfunc="first")
     names = rows.drop_duplicates("pos").set_index("pos")
     is_response = (names.loc[wide.columns, "segment"] == "response").to_numpy()
@@ -263,7 +271,7 @@ def _token_map(source: RunSource, rows: pd.DataFrame, side: str) -> TokenMap:
     half = np.array([abs(probe.delta_mu) / 2 or np.nan for probe in probes])
     values = (wide[shown].to_numpy(dtype=np.float64) - boundary[:, None]) / half[:, None]
     return TokenMap(
-        heading=f"{side} prompt",
+        heading=heading,
         tokens=tuple(str(token) for token in names.loc[shown, "token"]),
         segments=tuple(str(name) for name in names.loc[shown, "segment"]),
         layers=tuple(int(layer) for layer in wide.index),
