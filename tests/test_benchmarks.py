@@ -3,15 +3,18 @@
 import json
 import re
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
+from benchmarks import explorer, pages
 from benchmarks import sweep as sweep_benchmark
 from benchmarks.peers import PlainModel
 from benchmarks.ratios import (
@@ -26,8 +29,16 @@ from benchmarks.ratios import (
     problems,
     slug,
 )
+from benchmarks.synthetic_run import TINY, write_run
 from benchmarks.workloads import Workload, bundled
 from interp_steer.errors import RunError
+from interp_steer.explorer import boundary_view
+from interp_steer.fit_stage import read_responses
+from interp_steer.run_figures import draw_figures
+from interp_steer.runs import Run
+from interp_steer.sweep import finished_keys, read_rows
+from interp_steer.sweep_rows import SWEEP_SCHEMA
+from interp_steer.trace_files import list_samples, read_traces
 
 RATES = st.lists(st.floats(0.1, 1000.0), min_size=1, max_size=12)
 
@@ -245,6 +256,141 @@ class TestSweepBenchmark:
         with pytest.raises(KeyError), work.plain.steered(work.cells[0], probe):
             raise KeyError
         assert not any(module._forward_hooks for module in work.plain.model.model.layers)
+
+
+class TestSyntheticRun:
+    def test_the_same_seed_writes_the_same_artifacts(self, tmp_path: Path) -> None:
+        runs = [write_run(tmp_path / name, replace(TINY, seed=seed)) for name, seed in SEEDS]
+        first, again, other = ({p: _content(run, p) for p in _artifacts(run)} for run in runs)
+        assert set(first) == set(again)
+        assert {"residuals.safetensors", "sweep/part-00002.parquet", "probes.json"} <= set(first)
+        assert [place for place in first if first[place] != again[place]] == []
+        assert all(other.get(p) != first[p] for p in first if not p.startswith("tables"))
+
+    def test_it_is_a_run_that_every_reader_takes(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", TINY)
+        rows = read_rows(run).to_pylist()
+        assert read_rows(run).schema == SWEEP_SCHEMA
+        assert len(finished_keys(run)) == len(rows) == 10 * (2 + 3 * 14 * 2)
+        assert all(len(row["token_ids"]) == row["n_tokens"] > 20 for row in rows)
+        responses, tokens = read_responses(run).to_pandas(), pd.read_parquet(run.projections_file)
+        spelled = tokens[(tokens["segment"] == "response") & (tokens["layer"] == 0)]
+        lengths = spelled.groupby(["scenario", "side"]).size()
+        stored = responses.set_index(["scenario", "side"])["token_ids"].map(len)
+        assert lengths.sort_index().tolist() == stored.sort_index().tolist()
+        assert len(tokens) == pytest.approx(TINY.token_rows, rel=0.2)
+        for path in run.traces_folder.glob("*.parquet"):
+            trace = read_traces(path).to_pandas()
+            moved = trace["projection_after"] != trace["projection_before"]
+            assert (moved == trace["fired"]).all()
+            assert (trace["fired"] <= trace["in_scope"]).all() and trace["fired"].any()
+        missing = {one.name for one in draw_figures(run, static=False).left_out}
+        assert missing <= {"causal_scan", "capabilities", "multi_turn", "elo", "steering_duration"}
+
+    def test_more_trace_rows_are_more_samples(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", replace(TINY, trace_rows=1500))
+        for path in run.traces_folder.glob("*.parquet"):
+            samples = list_samples(path).to_pandas()
+            assert 1500 <= samples["n_tokens"].sum() < 2000
+            assert samples["sample"].is_unique and len(samples) > 10
+
+
+SEEDS = (("a", 0), ("b", 0), ("c", 1))
+
+
+def _artifacts(run: Run) -> list[str]:
+    """All files of a run but the manifest, which names its folder, and the lock."""
+    every = [path.relative_to(run.path).as_posix() for path in run.path.rglob("*.*")]
+    return [p for p in every if p not in ("manifest.json", ".lock") and (run.path / p).is_file()]
+
+
+def _content(run: Run, place: str) -> bytes:
+    return (run.path / place).read_bytes()
+
+
+STUB = '''
+import http.server
+PAGE = b"""<div id="view"></div><script>setTimeout(() => {
+    document.getElementById("view").innerHTML =
+        '<div class="js-plotly-plot"><svg><g class="NAME"></g></svg></div>'
+}, 400)</script>"""
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(PAGE)
+    def log_message(self, *arguments): pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Page)
+print(f"stub at http://127.0.0.1:{server.server_port}/", flush=True)
+server.serve_forever()
+'''
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[str]]:
+    """A module that serves a page whose figure of class NAME comes after 0.4 seconds."""
+
+    def written(name: str) -> tuple[str]:
+        (tmp_path / f"stub_{name}.py").write_text(STUB.replace("NAME", name), encoding="utf-8")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        return (f"stub_{name}",)
+
+    return written
+
+
+class TestExplorerBenchmark:
+    def test_a_limit_is_kept_by_the_median_and_named(self) -> None:
+        options = Options(runs=3)
+        kept = explorer.within("paint", "a run", [1.0, 9.0, 0.5], limit=2.0, options=options)
+        assert (kept.ratio, kept.holds, kept.goal) == (2.0, True, "< 2 s")
+        assert kept.case == "a run; limit 2 s"
+        assert not explorer.within("p", "r", [2.1], limit=2.0, options=options).holds
+        free = explorer.within("p", "r", [2.1], limit=2.0, options=options, is_goal=False)
+        assert (free.goal, free.holds) == (None, None)
+
+    def test_the_clock_runs_from_navigation_to_the_figure(self, stub: Callable) -> None:
+        if (why := pages.missing_browser()) is not None:
+            pytest.skip(why)
+        with pages.chromium() as browser:
+            taken = pages.first_paint(browser, stub("trace"))
+        assert 0.4 <= taken < 30
+
+    def test_a_page_without_a_figure_is_refused(
+        self, stub: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if (why := pages.missing_browser()) is not None:
+            pytest.skip(why)
+        monkeypatch.setattr(pages, "PATIENCE_MS", 3000)
+        with (
+            pages.chromium() as browser,
+            pytest.raises(BenchmarkError, match="stub_other shows no figure"),
+        ):
+            pages.first_paint(browser, stub("other"))
+
+    def test_a_server_that_does_not_start_is_refused_with_its_words(self) -> None:
+        with (
+            pytest.raises(BenchmarkError, match="no_such_module does not start: .*no_such_module"),
+            pages.serving(["no_such_module"]),
+        ):
+            pass
+
+    def test_without_a_browser_the_paints_are_left_out_and_said_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(pages, "BROWSERS", ("no-such-browser",))
+        assert list(explorer._paints(tmp_path, Options(quick=True))) == []
+        assert "none of no-such-browser is installed" in caplog.text
+
+    def test_a_drag_asks_for_another_threshold_each_time(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", TINY)
+        drag, asked = explorer.opened(run.path), []
+        assert drag.seconds(lambda _view, selection: asked.append(selection)) > 0
+        assert len({one.threshold for one in asked}) == len(asked) == explorer.N_DRAGS
+        shares = [
+            boundary_view.answer(drag.view, one).numbers["malicious tokens (training, unsteered)"]
+            for one in asked
+        ]
+        assert shares[0].fired < shares[-1].fired
 
 
 def test_the_interval_does_not_depend_on_torch_state() -> None:
