@@ -24,8 +24,10 @@ Stamps = Mapping[str, Stamp]
 
 _SUFFIXES = (".json", ".parquet", ".safetensors")
 
-MOST_RECENT = 32
-"""Values of parts (a layer's projections, a sample's trace) that are kept at once."""
+MOST_RECENT = {"trace": 512}
+"""Parts of artifacts that are kept at once, by kind: traces of samples are small."""
+MOST_OTHERS = 32
+"""The same for other kinds, such as the projections of a layer."""
 
 T = TypeVar("T")
 
@@ -117,7 +119,7 @@ class Snapshot:
         self.run = run
         self._stamps = stamps_of(run)
         self._kept = Kept() if before is None else before._kept
-        self._recent = Kept(most=MOST_RECENT) if before is None else before._recent
+        self._recent: dict[str, Kept] = {} if before is None else before._recent
 
     @property
     def fingerprint(self) -> str:
@@ -128,9 +130,19 @@ class Snapshot:
         """The value of `name`, made from the artifacts `of`: files of the run, or its folders."""
         return self._kept.get(name, self._stamp(of), make)
 
-    def keep_recent(self, name: Hashable, of: Sequence[Path], make: Callable[[], T]) -> T:
-        """The same for values of which there may be many: those used last are kept."""
-        return self._recent.get(name, self._stamp(of), make)
+    def keep_recent(
+        self, name: tuple[str, *tuple[Hashable, ...]], of: Sequence[Path], make: Callable[[], T]
+    ) -> T:
+        """The same for values of which there may be many: of each kind those used last are kept.
+
+        Args:
+            name: the kind, and what tells the values of a kind apart.
+            of: see `keep`.
+            make: see `keep`.
+        """
+        kind = name[0]
+        kept = self._recent.setdefault(kind, Kept(most=MOST_RECENT.get(kind, MOST_OTHERS)))
+        return kept.get(name, self._stamp(of), make)
 
     def _stamp(self, of: Sequence[Path]) -> Hashable:
         return tuple(self._stamp_of(path.relative_to(self.run.path).as_posix()) for path in of)

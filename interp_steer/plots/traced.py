@@ -45,6 +45,12 @@ class Traced:
         Raises:
             FigureError: there is no such sample.
         """
+        name = ("trace", sample, layer, file)
+        return self._snapshot.keep_recent(
+            name, [self._folder], lambda: self._rows(sample, layer, file)
+        )
+
+    def _rows(self, sample: str, layer: int | None, file: str | None) -> pa.Table:
         index = self.index()
         is_it = (index["sample"] == sample) & (layer is None or index["layer"] == layer)
         found = rows_where(index, is_it & (file is None or index["file"] == file))
@@ -54,11 +60,9 @@ class Traced:
                 f"no stored trace has the sample {sample!r}{where}; the samples are those of "
                 "RunSource.trace_index()"
             )
-        path = self._folder / str(found["file"].iloc[0])
         filters: list[tuple[str, str, object]] = [("sample", "==", sample)]
         filters += [] if layer is None else [("layer", "==", layer)]
-        name = ("trace", path.name, sample, layer)
-        return self._snapshot.keep_recent(name, [path], lambda: read_traces(path, filters=filters))
+        return read_traces(self._folder / str(found["file"].iloc[0]), filters=filters)
 
     def every(self) -> pd.DataFrame:
         """All rows of all files."""
