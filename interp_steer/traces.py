@@ -57,11 +57,28 @@ class TraceRecorder:
         """Forget everything recorded."""
         self._seen.clear()
 
-    def copy(self) -> "TraceRecorder":
-        """Return a recorder of what is recorded so far, for a table while the call goes on."""
+    def copy(self, *, start: int = 0) -> "TraceRecorder":
+        """Return a recorder of what is recorded so far, for a table while the call goes on.
+
+        Args:
+            start: hook calls to leave out, from the first.
+        """
         other = TraceRecorder()
-        other._seen = list(self._seen)
+        other._seen = self._seen[start:]
         return other
+
+    def merged(self, later: "TraceRecorder") -> "TraceRecorder":
+        """Return what both recorded, `later` after this one, with a single entry a layer.
+
+        It has the table of one recorder of all calls, and a table of it is cheap: what is merged
+        has left the device and is not looked through again.
+        """
+        both, whole = TraceRecorder(), TraceRecorder()
+        both._seen = [*self._seen, *later._seen]
+        whole._seen = [
+            _Seen(steering=seen[0].steering, values=_gather(seen)) for seen in both._by_layer()
+        ]
+        return whole
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -100,7 +117,7 @@ class TraceRecorder:
         labels.check(len(generations))
         tokens = _Tokens.of(lm, generations)
         parts = [
-            _layer_table(_gather(seen), seen[0].steering, tokens, labels)
+            _layer_table(_as_arrays(_gather(seen)), seen[0].steering, tokens, labels)
             for seen in self._by_layer()
         ]
         if not parts:
@@ -124,7 +141,7 @@ class _Seen:
     steering: CompiledLayer
     """The layer and its specs."""
     values: dict[str, torch.Tensor]
-    """Numbers by name, each [batch, pos]."""
+    """Numbers by name, each [batch, pos]; flat, [token], where calls were merged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,14 +193,18 @@ class _Tokens:
         )
 
 
-def _gather(calls: Sequence[_Seen]) -> dict[str, np.ndarray]:
+def _gather(calls: Sequence[_Seen]) -> dict[str, torch.Tensor]:
     """Return the real tokens of one layer as flat columns; only this waits for the device."""
     columns: dict[str, list[torch.Tensor]] = {}
     for seen in calls:
         is_real = seen.values["pos"] >= 0
         for name, value in seen.values.items():
             columns.setdefault(name, []).append(value[is_real])
-    return {name: torch.cat(parts).cpu().numpy() for name, parts in columns.items()}
+    return {name: torch.cat(parts).cpu() for name, parts in columns.items()}
+
+
+def _as_arrays(columns: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: values.numpy() for name, values in columns.items()}
 
 
 def _layer_table(

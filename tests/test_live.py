@@ -156,24 +156,26 @@ class Brake:
 
     def __init__(self) -> None:
         self.steps = threading.Semaphore(0)
-        self.waiting = threading.Event()
+        self.held = 0
 
     def __call__(self, _resid: torch.Tensor, chunk: TokenChunk) -> None:
         if int(chunk.response_index.max()) >= 0:
-            self.waiting.set()
+            self.held += 1
             assert self.steps.acquire(timeout=LONG)
 
     def release(self, steps: int = 10_000) -> None:
         self.steps.release(steps)
 
-    def wait(self) -> None:
-        assert self.waiting.wait(LONG)
+    def wait(self, steps: int = 1) -> None:
+        """Wait until the step after `steps` sampled tokens is held."""
+        until(lambda: self.held >= steps)
 
 
 @pytest.fixture
 def brake(tiny_lm: HookedLM) -> Iterator[Brake]:
+    """At the last layer: hooks of the others have recorded the step that it holds."""
     found = Brake()
-    with tiny_lm.hooks({0: found}):
+    with tiny_lm.hooks({tiny_lm.n_layers - 1: found}):
         yield found
         found.release()
 
@@ -320,9 +322,9 @@ def test_snapshots_only_grow(tiny: Stored, brake: Brake) -> None:
     session.start()
     n_prompt = len(tiny.study.lm.tokenize(rows[0].prompt))
     for step in range(1, 8):
-        until(lambda step=step: max(session.snapshot().n_tokens) >= step)
+        brake.wait(step)
         now = session.snapshot()
-        assert now.state == "running"
+        assert (now.state, max(now.n_tokens)) == ("running", step)
         # The token sampled last has not been run: the brake holds it.
         for n, table in zip(now.n_tokens, now.tables, strict=True):
             assert table.num_rows == n_prompt + min(n, step - 1)
@@ -346,8 +348,21 @@ def test_snapshots_only_grow(tiny: Stored, brake: Brake) -> None:
     assert session.snapshot().tables[0] is seen[-1].tables[0]  # nothing is made again
 
 
-def test_many_watchers_see_whole_snapshots(tiny: Stored) -> None:
-    """Threads that ask all the time: every table and text fits the final one."""
+def test_many_watchers_see_whole_snapshots(tiny: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that ask all the time, even while one is at it: all they see fits the final one."""
+    merge = TraceRecorder.merged
+    inside: list[int] = []
+    most: list[int] = []
+
+    def slowly(self: TraceRecorder, later: TraceRecorder) -> TraceRecorder:
+        inside.append(1)
+        most.append(len(inside))
+        found = merge(self, later)
+        time.sleep(0.002)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(TraceRecorder, "merged", slowly)
     rows = [live_row(s, None) for s in tiny.scenarios]
     session = LiveSession(tiny.load, rows)
     found: list[LiveSnapshot] = []
@@ -367,6 +382,7 @@ def test_many_watchers_see_whole_snapshots(tiny: Stored) -> None:
     for watcher in watchers:
         watcher.join(LONG)
     assert failures == []
+    assert max(most) == 1  # one builds, the others wait and take what it built
     assert len({snapshot.n_tokens for snapshot in found}) > 2
     for snapshot in found:
         for row, table in enumerate(snapshot.tables):
@@ -380,7 +396,8 @@ def test_stopping_keeps_whole_tables(tiny: Stored, brake: Brake) -> None:
     session = LiveSession(tiny.load, rows)
     session.start()
     brake.release(3)
-    until(lambda: max(session.snapshot().n_tokens) >= 4)
+    brake.wait(4)
+    assert max(session.snapshot().n_tokens) == 4
     session.stop()
     brake.release()
     assert session.wait(LONG)

@@ -254,6 +254,12 @@ def test_a_copy_keeps_what_was_recorded_until_then(tiny_lm: HookedLM, probes: An
             on_step=lambda _: copies.append(recorder.copy()),
         )
     whole = recorder.table(tiny_lm, made, **LABELS)
+    merged, n_merged = TraceRecorder(), 0
+    for copy in (*copies, recorder):
+        merged = merged.merged(copy.copy(start=n_merged))
+        n_merged = len(copy)
+        assert len(merged) == 1
+    assert merged.table(tiny_lm, made, **LABELS).equals(whole)
     recorder.clear()
     n_prompts = sum(len(g.prompt) for g in made)
     for step, copy in enumerate(copies):  # a step's tokens are run after it

@@ -100,6 +100,7 @@ class LiveRecording:
         self._token_ids: list[list[int]] = [[] for _ in rows]
         self._logprobs: list[list[float]] = [[] for _ in rows]
         self._trace = TraceRecorder()
+        self._merged, self._n_merged = TraceRecorder(), 0
         self._version = 0
         self._adding = threading.Lock()
         self._building = threading.Lock()
@@ -125,6 +126,8 @@ class LiveRecording:
         self.recorder.clear()
         with self._adding:
             self._trace = TraceRecorder()
+        with self._building:
+            self._merged = TraceRecorder()
 
     @property
     def sequences(self) -> tuple[TokenizedPrompt, ...]:
@@ -156,7 +159,10 @@ class LiveRecording:
             return self._version, generations, self._trace
 
     def _build(self, generations: Sequence[Generation], trace: TraceRecorder) -> Recorded:
-        whole = trace.table(
+        # Only what is new since the last look leaves the device and is looked through.
+        self._merged = self._merged.merged(trace.copy(start=self._n_merged))
+        self._n_merged = len(trace)
+        whole = self._merged.table(
             self._names,
             generations,
             samples=[str(place) for place in range(len(self._rows))],
