@@ -129,7 +129,7 @@ def _unsteered(run: Run, traces: pd.DataFrame) -> pd.DataFrame | None:
 
 def _swept(run: Run) -> pd.DataFrame | None:
     """Guard rows of the sweep: the share of fired tokens of each response."""
-    if not run.sweep_folder.exists():
+    if not any(run.sweep_folder.glob("*.parquet")):
         return None
     rows = sweep_frame(run)
     rows = rows[(rows["method"] != "none") & (rows["threat"] == "none")]

@@ -708,6 +708,12 @@ class TestMatchedDose:
 
 
 class TestTokens:
+    def test_traces_suffice_where_the_shards_of_the_sweep_are_gone(self, copied: Path) -> None:
+        for shard in (copied / "sweep").glob("*.parquet"):
+            shard.unlink()
+        found = table("token_interventions", copied, part="false_fires")
+        assert "unsteered" in set(found["kind"]) and "swept" not in set(found["kind"])
+
     def test_shares_are_of_tokens_in_scope(self, finished: Path) -> None:
         found = table("token_interventions", finished)
         traces = pd.concat(

@@ -16,7 +16,16 @@ from interp_steer.analysis.upkeep import keep_up
 from interp_steer.config import ProjectConfig
 from interp_steer.fit_stage import load_probes, project
 from interp_steer.model import HookedLM
-from interp_steer.plots import DOUBLE, SINGLE, FiringRates, TokenMap, firing_rates, token_maps
+from interp_steer.plots import (
+    DOUBLE,
+    SINGLE,
+    CausalScan,
+    FiringRates,
+    TokenMap,
+    causal_scan,
+    firing_rates,
+    token_maps,
+)
 from interp_steer.plots.sources import RunSource
 from interp_steer.recipes import RECIPES
 from interp_steer.residuals import load_residuals
@@ -174,6 +183,23 @@ class TestDuration:
         assert isinstance(found, Sweep)
         assert found.config.extras == () and found.config.protocol == "split"
         assert found.config.threats[-1] == "prefill:16"
+
+
+def test_the_scan_quotes_segments_by_their_names() -> None:
+    rows = [
+        {"layer": layer, "segment": s, "patch": "v_hat", "effect": 0.1 * layer}
+        for layer in (0, 1)
+        for s in ("user", "after_system")
+    ]
+    effects = pd.DataFrame(rows).assign(effect_low=0.0, effect_high=1.0, n_scenarios=3)
+    result = CausalScan(
+        effects=effects,
+        recovered=None,
+        separation={},
+        correlations={("after_system", "all"): (0.5, 0.25, 0.75)},
+    )
+    said = causal_scan(result).layout.title.text.replace("<br>", " ")
+    assert "after system with recovery in scope all 0.5 [0.25, 0.75]" in said
 
 
 def rates(last: int) -> FiringRates:

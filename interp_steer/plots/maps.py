@@ -50,8 +50,8 @@ def layer_alpha_maps(sweep: LayerSweep, *, title: str = "", column: Column = SCR
     for i, method in enumerate(methods):
         for j, measure in enumerate(MEASURES):
             row, col = (i + 1, j + 1) if narrow else (j + 1, i + 1)
-            has_numbers = room > column.em(1.5)
-            _draw_map(figure, sweep, method, measure, row=row, col=col, numbers=has_numbers)
+            size = 0.85 * column.font if room > column.em(1.5) else None
+            _draw_map(figure, sweep, method, measure, row=row, col=col, number_size=size)
             if col == 1:
                 figure.update_yaxes(title_text="α", row=row, col=col)
             if row == n_rows:
@@ -95,8 +95,10 @@ def _draw_map(
     *,
     row: int,
     col: int,
-    numbers: bool,
+    number_size: float | None,
 ) -> None:
+    """One map; `number_size` is that of the numbers in its cells, None draws none."""
+    numbers = number_size is not None
     layers, alphas = sweep.layers, sweep.alphas(method)
     z = np.stack([sweep.along_layers(method, alpha, measure) for alpha in alphas])
     texts = [[f"{v:.0f}" if np.isfinite(v) else "" for v in line] for line in z]
@@ -106,7 +108,7 @@ def _draw_map(
         z=z,
         text=texts if numbers else None,
         texttemplate="%{text}" if numbers else None,
-        textfont={"size": 0.8 * (figure.layout.font.size or 10)},
+        textfont={"size": number_size},
         customdata=[[alpha] * len(layers) for alpha in alphas],
         coloraxis="coloraxis",
         hoverongaps=False,

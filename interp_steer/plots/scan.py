@@ -133,7 +133,7 @@ def _subtitle(result: CausalScan) -> str:
         "aligned one (log-odds); below: recovered share by scope, and AUROC of the probe"
     )
     parts = [
-        f"{segment} with recovery in scope {scope} {number(value, 2)} "
+        f"{SEGMENT_LOOKS[segment][0]} with recovery in scope {scope} {number(value, 2)} "
         f"[{number(low, 2)}, {number(high, 2)}]"
         for (segment, scope), (value, low, high) in result.correlations.items()
     ]
