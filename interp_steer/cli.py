@@ -1,4 +1,4 @@
-"""The command line: `interp-steer demo | fit | sweep | select | trace | figures`.
+"""The command line: `interp-steer demo`, `fit`, `sweep`, `select`, `trace`, `figures`, and so on.
 
 Results go to stdout, narration and progress to stderr. Exit codes: 0, 1 (the domain said no, with
 what was expected, what arrived and what to do), 2 (usage). Nothing heavy is imported until a
@@ -248,6 +248,25 @@ class Figures:
         return made.text()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Write one HTML page of a run, or of a folder of runs: layers, boundary, tokens, offline."""
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
+    """A run, or a folder whose sub-folders are runs; what one lacks is named with its command."""
+    out: Path = Path("report.html")
+    """File to write, with suffix .html."""
+    common: Common = field(default_factory=Common)
+    """Options of every command."""
+
+    def run(self) -> str:
+        """Return the path of the page and its size."""
+        from interp_steer.report import write_report
+
+        page = write_report(self.run_folder, self.out)
+        return f"{page} ({page.stat().st_size / 1e6:.1f} MB; opens from disk, without a network)"
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
@@ -255,6 +274,7 @@ Command = (
     | Annotated[Select, tyro.conf.subcommand("select")]
     | Annotated[Trace, tyro.conf.subcommand("trace")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 
@@ -293,7 +313,7 @@ def _main(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> Demo | Fit | Sweep | Select | Trace | Figures:
+def _parse(arguments: list[str]) -> Demo | Fit | Sweep | Select | Trace | Figures | Report:
     return tyro.cli(
         Command,  # pyright: ignore[reportArgumentType] - a union of annotated classes is a form
         prog="interp-steer",
@@ -304,10 +324,10 @@ def _parse(arguments: list[str]) -> Demo | Fit | Sweep | Select | Trace | Figure
 
 
 def _table(run: "Run", report: object) -> str:
-    from interp_steer.reporting import Report
+    from interp_steer import reporting
     from interp_steer.summary import report_table
 
-    if not isinstance(report, Report):
+    if not isinstance(report, reporting.Report):
         raise TypeError(f"expected a Report, got {type(report).__name__}")
     title = f"{run.manifest['trait']} ({run.path})"
     written = f"{run.operating_points_file}, {run.tables_folder}/"

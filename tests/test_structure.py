@@ -67,7 +67,7 @@ FLOORS = (
     ("plots",),
     ("recipes",),
     ("run_figures",),
-    ("figure_command",),
+    ("figure_command", "report"),
     ("organism",),
     ("named_judges",),
     ("engine_choice",),
