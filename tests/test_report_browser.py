@@ -267,7 +267,8 @@ class TestSelection:
         show(page, "layer=1")
         for chart in ("readability-chart", "sweep-chart"):
             for layer in (0, 1):
-                page.locator(f"#{chart}").scroll_into_view_if_needed()
+                # The toolbar sticks to the top and would take the click.
+                page.evaluate("id => byId(id).scrollIntoView({block: 'center'})", chart)
                 spot = page.evaluate(
                     """([id, layer]) => {
                       const chart = byId(id), {xaxis, yaxis} = chart._fullLayout;
@@ -363,7 +364,7 @@ class TestBoundary:
 
     def test_the_line_is_dragged_and_walked_with_the_keyboard(self, page: Any, run: Run) -> None:
         show(page, "method=sttp&layer=0&alpha=0&scope=all")
-        page.locator("#threshold-handle").scroll_into_view_if_needed()
+        page.evaluate("byId('threshold-handle').scrollIntoView({block: 'center'})")
         box = page.locator("#threshold-handle").bounding_box()
         middle = (box["x"] + box["width"] / 2, box["y"] + 40)
         boundary = RunSource(run).probe_layer(0).boundary
