@@ -249,6 +249,54 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Explore:
+    """Open a run in the browser: layers, boundary, tokens, comparisons; stop with Ctrl-C."""
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
+    """A run, or a folder of runs (runs/demo)."""
+    port: int = 8050
+    """Port to serve on; 0 takes a free one."""
+    host: str = "127.0.0.1"
+    """Address to listen on; another than loopback needs --allow-remote."""
+    allow_remote: bool = False
+    """Let other machines in: whoever reaches the port sees the run and can use the model."""
+    no_browser: bool = False
+    """Do not open a browser."""
+    device: str = "cpu"
+    """Where live generations run: cpu, cuda, cuda:1, mps."""
+    common: Common = field(default_factory=Common)
+    """Options of every command."""
+
+    def run(self) -> str:
+        """Serve until interrupted."""
+        from interp_steer.explorer import check_installed
+
+        check_installed()
+        from interp_steer.explorer.access import REMOTE_MEANS, is_loopback
+        from interp_steer.explorer.server import ExplorerServer
+
+        server = ExplorerServer(
+            self.run_folder,
+            host=self.host,
+            port=self.port,
+            allow_remote=self.allow_remote,
+            device=self.device,
+        )
+        if not is_loopback(self.host):
+            logging.getLogger("interp_steer").warning("open to other machines: %s", REMOTE_MEANS)
+        print(f"explorer at {server.url} (stop with Ctrl-C)", flush=True)
+        if not self.no_browser:
+            import webbrowser
+
+            webbrowser.open(server.url)
+        try:
+            server.serve()
+        except KeyboardInterrupt:
+            return "stopped"
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Write one HTML page of a run, or of a folder of runs: layers, boundary, tokens, offline."""
 
@@ -275,6 +323,7 @@ Command = (
     | Annotated[Trace, tyro.conf.subcommand("trace")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Explore, tyro.conf.subcommand("explore")]
 )
 
 
@@ -313,7 +362,9 @@ def _main(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> Demo | Fit | Sweep | Select | Trace | Figures | Report:
+def _parse(
+    arguments: list[str],
+) -> Demo | Fit | Sweep | Select | Trace | Figures | Report | Explore:
     return tyro.cli(
         Command,  # pyright: ignore[reportArgumentType] - a union of annotated classes is a form
         prog="interp-steer",
