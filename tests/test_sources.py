@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ from interp_steer.trace_files import SAMPLE_KEY, TRACE_SCHEMA, read_traces, writ
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run; not to be written into."""
-    return write_run(tmp_path_factory.mktemp("sources") / "run", TINY)
+    shape = replace(TINY, trace_rows=500)  # several samples a file
+    return write_run(tmp_path_factory.mktemp("sources") / "run", shape)
 
 
 @pytest.fixture
@@ -352,6 +354,7 @@ class TestTraces:
     def test_a_sample_is_read_alone(self, made: Run) -> None:
         source = RunSource(made)
         rows = source.traces
+        assert source.trace_index()["file"].value_counts().min() > 2
         for one in source.trace_index().to_dict("records")[::5]:
             found = source.trace(one["sample"], one["layer"])
             assert found.schema.names == TRACE_SCHEMA.names
