@@ -17,7 +17,8 @@ function drawReadability() {
   const traces = names.flatMap((name, i) => readabilityTraces(name, i, layers, measures[name]));
   const layout = baseLayout({ height: stacked ? 640 : 300, shapes: layerMarks(3, selection.layer) });
   panelDomains(3, stacked, stacked ? 0.08 : 0.09).forEach((domain, i) => {
-    const { title, range } = READABILITY[names[i]];
+    const { title } = READABILITY[names[i]];
+    const range = valueRange(names[i], measures[names[i]]);
     const isLowest = !stacked || i === 2;
     const at = { domain: domain.x, anchor: axisName('y', i) };
     const below = isLowest ? { text: 'layer (resid_post)' } : {};
@@ -39,6 +40,13 @@ function drawReadability() {
   if (readability.intervals_command) {
     note.append(element('code', { textContent: readability.intervals_command }));
   }
+}
+
+/** Range of a measure's axis: fixed ends where it has them, null to follow the values. */
+function valueRange(name, found) {
+  if (name !== 'cosine_caa') return READABILITY[name].range ?? null;
+  const known = [...found.value, ...found.value_low].filter((value) => value !== null);
+  return [Math.min(0, ...known) - 0.04, 1.04];
 }
 
 function readabilityTraces(name, place, layers, found) {
