@@ -33,7 +33,7 @@ from interp_steer.explorer.compare_view import answers, cells_to_compare, take_a
 from interp_steer.explorer.compared import differences, visible_lines
 from interp_steer.explorer.downloads import token_download
 from interp_steer.explorer.fired_tokens import most_fired
-from interp_steer.explorer.layers_view import clicked_layer, layer_figures
+from interp_steer.explorer.layers_view import GRAPHS, clicked_layer, layer_figure
 from interp_steer.explorer.library import ExplorerError, Library
 from interp_steer.explorer.live_view import asked, live_rows
 from interp_steer.explorer.parts import Said
@@ -42,7 +42,8 @@ from interp_steer.explorer.selection import Choices, Selection, parse_query
 from interp_steer.explorer.server import ExplorerServer
 from interp_steer.explorer.stored import cell_key
 from interp_steer.explorer.theming import DARK, Screen
-from interp_steer.explorer.token_panes import Pane, grid_rows, pane_frame, panes_page
+from interp_steer.explorer.token_grid import grid_rows
+from interp_steer.explorer.token_panes import Pane, pane_frame, panes_page
 from interp_steer.explorer.tokens_view import shown_panes
 from interp_steer.explorer.variants import Variant, keep_variant, read_variants
 from interp_steer.interventions import stmp, sttp, swfc
@@ -185,6 +186,15 @@ class TestEvents:
         assert other.selection.threshold is None
         same = next_selection(library, now, Event(source="alpha", value=2))
         assert same.selection.threshold == 1.0
+
+    def test_a_list_that_is_filled_again_keeps_the_token_pointed_at(self, library: Library) -> None:
+        one, other = library.view("honesty").stored.training[:2]
+        now = library.choices("honesty").default.changed(sample=one.key, pos=3)
+        for value in (one.key, None, ""):
+            again = next_selection(library, now, Event(source="sample", value=value))
+            assert again.selection == now
+        moved = next_selection(library, now, Event(source="sample", value=other.key))
+        assert (moved.selection.sample, moved.selection.pos) == (other.key, None)
 
     def test_swfc_has_no_threshold_to_move(self, library: Library) -> None:
         now = library.choices("honesty").default.changed(method="swfc", alpha=1.0)
@@ -379,9 +389,12 @@ class TestLibrary:
 
     def test_a_missing_stage_names_its_command(self, fitted: Run) -> None:
         view = Library(fitted.path).view("honesty")
-        said = Said()
-        found = layer_figures(view, view.default("honesty"), SCREEN, said)
-        assert set(found) == {"layers-readability", "layers-agreement"}
+        said, found = Said(), set()
+        for name in GRAPHS:
+            with said.or_say():
+                layer_figure(name, view, view.default("honesty"), SCREEN)
+                found.add(name)
+        assert found == {"layers-readability", "layers-agreement"}
         words = " ".join(map(text_of, said.messages))
         assert f"interp-steer sweep {fitted.path}" in words
         assert "python -m analyses.causal_scan" in words

@@ -97,7 +97,8 @@ class TestLayers:
         page = visit()
         for name in ("layers-readability", "layers-scores", "layers-agreement"):
             drawn(page, name)
-        assert "analyses.causal_scan" in page.inner_text("#layers-messages")
+        page.wait_for_selector("#layers-scan-place .message")
+        assert "analyses.causal_scan" in page.inner_text("#layers-scan-place")
         page.locator("#layers-scores").scroll_into_view_if_needed()
         place = page.evaluate(
             """() => {

@@ -17,9 +17,9 @@ from interp_steer.cli import main
 from interp_steer.errors import RunError
 from interp_steer.model import HookedLM
 from interp_steer.plots.figure_files import FigureError
+from interp_steer.plots.token_scopes import scope_mask
 from interp_steer.probes import ProbeSet
 from interp_steer.report import page_html, write_report
-from interp_steer.report.boundary_parts import scope_mask
 from interp_steer.report.page import SCRIPTS, ReportError, _hash, embedded_json, policy
 from interp_steer.report.parts import MOST_VALUES, packed, part, plain
 from interp_steer.report.run_parts import open_runs, report_data

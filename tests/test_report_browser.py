@@ -16,9 +16,9 @@ import torch
 from interp_steer.interventions import move
 from interp_steer.model import HookedLM
 from interp_steer.plots.sources import RunSource
+from interp_steer.plots.token_scopes import scope_mask
 from interp_steer.probes import LayerProbe
 from interp_steer.report import write_report
-from interp_steer.report.boundary_parts import scope_mask
 from interp_steer.runs import Run
 from interp_steer.specs import SteeringSpec, resolve
 from interp_steer.trace_blocks import make_visible

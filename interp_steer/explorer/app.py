@@ -187,6 +187,7 @@ def _register_selection(app: Dash, library: Library) -> None:
     @app.callback(
         output={
             "selection": Output(SELECTION, "data"),
+            "version": Output(VERSION, "data"),
             "search": Output("url", "search"),
             "values": {name: Output(name, "value") for name in _VALUES},
             "layers": Output("layer", "options"),
@@ -201,8 +202,10 @@ def _register_selection(app: Dash, library: Library) -> None:
             "url": Input("url", "search"),
             "values": values,
             "buttons": [Input(name, "n_clicks") for name in _CLICKS],
-            "clicks": [Input(name, "clickData") for name in layers_view.GRAPHS],
-            "relayout": Input(boundary_view.HISTOGRAMS, "relayoutData"),
+            "clicks": [
+                Input(name, "clickData", allow_optional=True) for name in layers_view.GRAPHS
+            ],
+            "relayout": Input(boundary_view.HISTOGRAMS, "relayoutData", allow_optional=True),
             "jumps": Input({"type": tokens_view.JUMP, "sample": ALL, "pos": ALL}, "n_clicks"),
         },
         state={"stored": State(SELECTION, "data")},
@@ -232,15 +235,18 @@ def _register_selection(app: Dash, library: Library) -> None:
 
 
 def _is_idle(event: Event, now: Selection) -> bool:
-    """Whether an event asks for nothing: an emptied list, or the address that was just written."""
+    """Whether an event asks for nothing: an emptied list, a zoom, the address just written."""
     if event.source == "variants":
         return not event.value
+    if event.source == "relayout":
+        return not boundary_view.dragged(event.value)
     return event.source == "url" and (event.value or "") == now.to_query()
 
 
 def _nothing() -> dict[str, Any]:
     return {
         "selection": no_update,
+        "version": no_update,
         "search": no_update,
         "values": dict.fromkeys(_VALUES, no_update),
         "layers": no_update,
@@ -271,6 +277,7 @@ def _outputs(
         scopes.append(selection.scope)
     return {
         "selection": no_update if now == was else now,
+        "version": no_update if now == was else view.source.fingerprint,
         "search": no_update if query == url else query,
         "values": dict(shown_controls(view, selection)),
         "layers": list(view.layers),
@@ -285,9 +292,9 @@ def _outputs(
 
 def _register_version(app: Dash, library: Library) -> None:
     @app.callback(
-        Output(VERSION, "data"),
+        Output(VERSION, "data", allow_duplicate=True),
         Input("look-again", "n_intervals"),
-        Input(SELECTION, "data"),
+        State(SELECTION, "data"),
         State(VERSION, "data"),
         prevent_initial_call=True,
     )

@@ -13,14 +13,14 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from interp_steer.analysis.frames import numbers
 from interp_steer.interventions import move
 from interp_steer.plots.densities import ProjectionSample
 from interp_steer.plots.figure_files import FigureError
+from interp_steer.plots.token_scopes import scope_mask
 from interp_steer.probes import LayerProbe
-from interp_steer.scopes import Scope
 from interp_steer.specs import LayerSteering, SteeringSpec, resolve
 
 SIDES = ("aligned", "malicious")
@@ -93,26 +93,16 @@ class TokenProjections:
         self.layer = layer
         self.projection: Float[np.ndarray, token] = numbers(frame, "projection")
         self.is_aligned: Bool[np.ndarray, token] = (frame["side"] == "aligned").to_numpy()
-        self.is_response: Bool[np.ndarray, token] = (frame["segment"] == "response").to_numpy()
-        self.response_place: Int[np.ndarray, token] = _places(frame, self.is_response)
+        self._frame = frame
         self._masks: dict[str, Bool[np.ndarray, token]] = {}
 
     def __len__(self) -> int:
         return len(self.projection)
 
     def in_scope(self, scope: str) -> Bool[np.ndarray, "token"]:
-        """Which tokens `scope` names; the last prompt position belongs to the prompt.
-
-        Raises:
-            SteeringError: an unknown scope.
-        """
+        """Which tokens `scope` names; see `token_scopes.scope_mask`."""
         if scope not in self._masks:
-            asked = Scope.parse(scope)
-            limit = asked.bounds().response_limit.item()
-            mask = self.is_response & (self.response_place < limit)
-            if asked.kind in ("all", "prompt"):
-                mask = mask | ~self.is_response
-            self._masks[scope] = mask
+            self._masks[scope] = scope_mask(self._frame, scope)
         return self._masks[scope]
 
     def of(self, side: str, scope: str) -> Float[np.ndarray, "chosen"]:
@@ -128,18 +118,6 @@ class TokenProjections:
             malicious=self.of("malicious", "response"),
             unit="response tokens",
         )
-
-
-def _places(
-    frame: pd.DataFrame, is_response: Bool[np.ndarray, "token"]
-) -> Int[np.ndarray, "token"]:
-    """Index of each token within its response; -1 before it."""
-    pos = numbers(frame, "pos").astype(np.int64)
-    keys = [frame[name] for name in ("scenario", "side", "response_index")]
-    sequence = pd.MultiIndex.from_arrays(keys).factorize()[0]
-    first = np.full(sequence.max(initial=-1) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(first, sequence[is_response], pos[is_response])
-    return np.where(is_response, pos - first[sequence], -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

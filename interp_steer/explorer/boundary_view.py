@@ -90,6 +90,13 @@ def layout() -> list[Any]:
             className="bar",
         ),
         html.Div(id="variant-message", role="status"),
+        html.Div(id="boundary-body"),
+    ]
+
+
+def _body() -> list[Any]:
+    """Numbers and figures, made when the view is first shown: graphs make a page start late."""
+    return [
         html.Div(id="boundary-messages"),
         html.Div(id="boundary-numbers", **{"aria-live": "polite"}),  # pyright: ignore[reportArgumentType]
         graph(HISTOGRAMS, config={"edits": {"shapePosition": True}}),
@@ -256,6 +263,17 @@ def register(app: Dash, library: Library) -> None:
     """Answer every change of the selection; keep and list variants."""
 
     @app.callback(
+        Output("boundary-body", "children"),
+        Input(SELECTION, "data"),
+        State("boundary-body", "children"),
+        prevent_initial_call=True,
+    )
+    def begin(stored: dict[str, Any] | None, body: list[Any] | None) -> list[Any]:
+        if body or stored is None or stored.get("view") != "boundary":
+            raise PreventUpdate
+        return _body()
+
+    @app.callback(
         output={
             "messages": Output("boundary-messages", "children"),
             "numbers": Output("boundary-numbers", "children"),
@@ -265,7 +283,6 @@ def register(app: Dash, library: Library) -> None:
         },
         inputs=[Input(SELECTION, "data"), Input(SCREEN, "data"), Input(VERSION, "data")],
         state=[State("boundary-drawn", "data")],
-        prevent_initial_call=True,
     )
     def draw(
         stored: dict[str, Any] | None,
@@ -288,7 +305,10 @@ def register(app: Dash, library: Library) -> None:
             figures, n_traces = _patches(found, screen, n_traces=drawn[-1]), drawn[-1]
         else:
             built = boundary_figures(found, view, screen.column())
-            figures, n_traces = [screen.dressed(figure) for figure in built], len(built[0].data)
+            figures, n_traces = (
+                [screen.dressed(figure) for figure in built],
+                len(list(built[0].data)),
+            )
         return {
             "messages": said.messages,
             "numbers": numbers_table(found, selection),

@@ -5,10 +5,11 @@ different questions: a layer that reads perfectly may not steer. A click on any 
 layer, a click on a score its method and coefficient too.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import plotly.graph_objects as go
-from dash import Dash, Input, Output, dcc, html
+from dash import Dash, Input, Output, State, dcc
 from dash.exceptions import PreventUpdate
 
 from interp_steer.explorer.library import Library, RunView
@@ -17,10 +18,10 @@ from interp_steer.explorer.parts import (
     SELECTION,
     VERSION,
     Said,
-    figure_or_nothing,
-    graph,
+    figure_place,
     hint,
     is_shown,
+    placed,
 )
 from interp_steer.explorer.selection import Selection
 from interp_steer.explorer.theming import Screen
@@ -32,8 +33,8 @@ from interp_steer.plots.lines import mark_layer
 from interp_steer.plots.style import METHOD_TITLES, Column
 from interp_steer.plots.text import as_text
 
-GRAPHS = ("layers-readability", "layers-scores", "layers-agreement", "layers-scan")
-"""Places of the figures; a click on any of them selects a layer."""
+Stored = dict[str, Any] | None
+"""What a store of the page holds; None before it holds anything."""
 
 
 def layout() -> list[Any]:
@@ -43,36 +44,37 @@ def layout() -> list[Any]:
             "Click a point to select its layer (and, among the scores, its method and α). Readable "
             "is not steerable: choose by what steering does downstream."
         ),
-        html.Div(id="layers-messages"),
-        dcc.Loading([graph(name) for name in GRAPHS], delay_show=400, type="dot"),
+        *(dcc.Loading(figure_place(name), delay_show=600, type="dot") for name in GRAPHS),
     ]
 
 
-def layer_figures(
-    view: RunView, selection: Selection, column: Column, said: Said
-) -> dict[str, go.Figure]:
-    """The figures that the run can show, by place; what is missing is said."""
-    found: dict[str, go.Figure] = {}
-    with said.or_say():
-        found["layers-readability"] = draw_readability(view.source)[0].build(column)
-    if not found:
-        return found
-    with said.or_say():
-        sweep = layer_sweep(view.source, selection.scope)
-        found["layers-scores"] = trait_coherence_by_layer(
-            sweep,
-            title=f"{view.source.heading}, scope {as_text(selection.scope)}: "
-            "at which layers does each method work?",
-            column=column,
-            shown_alphas={selection.method: selection.alpha},
-        )
-    with said.or_say():
-        found["layers-agreement"] = draw_agreement(view.source)[0].build(column)
-    with said.or_say():
-        found["layers-scan"] = draw_scan(view.source)[0].build(column)
-    for figure in found.values():
-        mark_layer(figure, selection.layer)
-    return found
+def layer_figure(name: str, view: RunView, selection: Selection, column: Column) -> go.Figure:
+    """One of `GRAPHS`, with the selected layer shaded.
+
+    Raises:
+        MissingStageError: the run does not hold it yet.
+    """
+    return mark_layer(_BUILDERS[name](view, selection, column), selection.layer)
+
+
+def _scores(view: RunView, selection: Selection, column: Column) -> go.Figure:
+    return trait_coherence_by_layer(
+        layer_sweep(view.source, selection.scope),
+        title=f"{view.source.heading}, scope {as_text(selection.scope)}: "
+        "at which layers does each method work?",
+        column=column,
+        shown_alphas={selection.method: selection.alpha},
+    )
+
+
+_BUILDERS: Mapping[str, Callable[[RunView, Selection, Column], go.Figure]] = {
+    "layers-readability": lambda view, _, column: draw_readability(view.source)[0].build(column),
+    "layers-scores": _scores,
+    "layers-agreement": lambda view, _, column: draw_agreement(view.source)[0].build(column),
+    "layers-scan": lambda view, _, column: draw_scan(view.source)[0].build(column),
+}
+GRAPHS = tuple(_BUILDERS)
+"""Figures of the view, one under the other; a click on any of them selects a layer."""
 
 
 def clicked_layer(point: dict[str, Any]) -> dict[str, Any]:
@@ -88,28 +90,34 @@ def clicked_layer(point: dict[str, Any]) -> dict[str, Any]:
 
 
 def register(app: Dash, library: Library) -> None:
-    """Draw the view whenever its selection, the page or the run changes."""
+    """Draw one figure after the other, so that the first is seen before the others are made."""
+    page = (SELECTION, SCREEN)
+    first, *others = GRAPHS
+    changes = [Input(name, "data") for name in (*page, VERSION)]
 
-    @app.callback(
-        output={
-            "messages": Output("layers-messages", "children"),
-            "figures": [Output(name, "figure") for name in GRAPHS],
-            "styles": [Output(name, "style") for name in GRAPHS],
-        },
-        inputs=[Input(SELECTION, "data"), Input(SCREEN, "data"), Input(VERSION, "data")],
-        prevent_initial_call=True,
-    )
-    def draw(
-        stored: dict[str, Any] | None, page: dict[str, Any] | None, _version: str | None
-    ) -> dict[str, Any]:
-        if stored is None or not is_shown("layers", stored, page):
-            raise PreventUpdate
-        selection, screen = Selection.from_json(stored), Screen.from_json(page)
-        said = Said()
-        figures = layer_figures(library.view(selection.trait), selection, screen.column(), said)
-        drawn = [figure_or_nothing(figures.get(name), screen) for name in GRAPHS]
-        return {
-            "messages": said.messages,
-            "figures": [figure for figure, _ in drawn],
-            "styles": [style for _, style in drawn],
-        }
+    @app.callback(Output(f"{first}-place", "children"), changes, prevent_initial_call=True)
+    def draw_first(stored: Stored, screen: Stored, _version: str | None) -> Any:
+        return _drawn(library, first, stored, screen)
+
+    for before, name in zip(GRAPHS, others, strict=False):
+
+        @app.callback(
+            Output(f"{name}-place", "children"),
+            Input(f"{before}-place", "children"),
+            [State(one, "data") for one in page],
+            prevent_initial_call=True,
+        )
+        def draw_next(_before: Any, stored: Stored, screen: Stored, name: str = name) -> Any:
+            return _drawn(library, name, stored, screen)
+
+
+def _drawn(library: Library, name: str, stored: Stored, page: Stored) -> Any:
+    """Children of the figure's place."""
+    if stored is None or not is_shown("layers", stored, page):
+        raise PreventUpdate
+    selection, screen = Selection.from_json(stored), Screen.from_json(page)
+    said, figure = Said(), None
+    with said.or_say():
+        view = library.view(selection.trait)
+        figure = layer_figure(name, view, selection, screen.column())
+    return said.messages or placed(name, figure, screen)

@@ -16,10 +16,11 @@ from interp_steer.explorer.boundary_view import choice_of
 from interp_steer.explorer.library import ExplorerError, Library, RunView
 from interp_steer.explorer.live import LiveRow, LiveSession, LiveSessions, LiveSnapshot
 from interp_steer.explorer.parts import SCREEN as PAGE
-from interp_steer.explorer.parts import SELECTION, figure_or_nothing, labelled, problem
+from interp_steer.explorer.parts import SELECTION, labelled, placed, problem
 from interp_steer.explorer.selection import Selection
 from interp_steer.explorer.theming import Screen
-from interp_steer.explorer.token_panes import Pane, grid_rows, pane_frame, panes_page
+from interp_steer.explorer.token_grid import token_grid
+from interp_steer.explorer.token_panes import Pane, panes_page
 from interp_steer.fit_stage import load_probes
 from interp_steer.plots.from_tokens import token_map_of
 from interp_steer.plots.style import METHOD_TITLES
@@ -304,7 +305,7 @@ def register(app: Dash, library: Library, live: LivePanes) -> None:
 
     @app.callback(
         Output("token-panes", "children", allow_duplicate=True),
-        Output("token-grid", "rowData", allow_duplicate=True),
+        Output("grid-place", "children", allow_duplicate=True),
         Output("live-status", "children"),
         Output("live-pulse", "disabled"),
         Output("live-stop", "disabled"),
@@ -340,13 +341,12 @@ def register(app: Dash, library: Library, live: LivePanes) -> None:
         says = problem(status_text(found)) if found.state == "failed" else status_text(found)
         if now == seen and not is_over:
             return (no_update, no_update, says, False, False, True, no_update)
-        rows = grid_rows(pane_frame(panes)) if is_over else no_update
+        rows = token_grid(panes) if is_over else no_update
         can_map = is_over and any(found.n_tokens)
         return panes_page(panes), rows, says, is_over, is_over, not can_map, now
 
     @app.callback(
-        Output("token-map", "figure", allow_duplicate=True),
-        Output("token-map", "style", allow_duplicate=True),
+        Output("token-map-place", "children", allow_duplicate=True),
         Output("map-message", "children", allow_duplicate=True),
         Input("live-map", "n_clicks"),
         State("live-id", "data"),
@@ -358,14 +358,14 @@ def register(app: Dash, library: Library, live: LivePanes) -> None:
         clicks: int | None, live_id: str | None, stored: dict[str, Any], page: dict[str, Any]
     ) -> Any:
         if not clicks:
-            return no_update, no_update, no_update
+            return no_update, no_update
         selection, screen = Selection.from_json(stored), Screen.from_json(page)
         try:
             frames = live.session(live_id).layer_projections()
         except InterpSteerError as error:
-            return no_update, no_update, problem(str(error))
+            return no_update, problem(str(error))
         view: RunView = library.view(selection.trait)
         maps = tuple(token_map_of(view.source, frame, label) for label, frame in frames)
         title = f"{view.source.heading}: on which side is each token, layer by layer?"
         figure = token_maps(maps, title=title, column=screen.column())
-        return *figure_or_nothing(figure, screen), ""
+        return placed("token-map", figure, screen), ""

@@ -82,18 +82,27 @@ def graph(name: str, *, config: dict[str, Any] | None = None) -> dcc.Graph:
     )
 
 
+def figure_place(name: str) -> html.Div:
+    """Where the figure `name` goes once there is one; empty graphs would make a page start late."""
+    return html.Div(id=f"{name}-place")
+
+
+def placed(name: str, figure: go.Figure | None, screen: Screen) -> dcc.Graph | list[Any]:
+    """Children of `figure_place`: the figure, or nothing."""
+    if figure is None:
+        return []
+    return dcc.Graph(
+        id=name,
+        figure=screen.dressed(figure),
+        config=GRAPH_CONFIG,  # pyright: ignore[reportArgumentType]
+    )
+
+
 def is_shown(
     view: str, selection: Mapping[str, Any] | None, page: Mapping[str, Any] | None
 ) -> bool:
     """Whether `view` is the one on the screen; not before the page has said how wide it is."""
     return selection is not None and page is not None and selection.get("view") == view
-
-
-def figure_or_nothing(figure: go.Figure | None, screen: Screen) -> tuple[Any, dict[str, str]]:
-    """Figure and style of a place made by `graph`."""
-    if figure is None:
-        return go.Figure(), HIDDEN
-    return screen.dressed(figure), SHOWN
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> html.Table:

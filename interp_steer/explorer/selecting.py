@@ -62,7 +62,7 @@ def _changed(library: Library, view: RunView, now: Selection, event: Event) -> S
     if name == "method":
         return _with_method(view, now, str(value))
     if name == "sample":
-        return now.changed(sample=str(value or ""), pos=None)
+        return _with_sample(view, now, value)
     if name in PLAIN:
         return now.changed(**{name: str(value)})
     if name.startswith("view-"):
@@ -88,6 +88,14 @@ def _changed(library: Library, view: RunView, now: Selection, event: Event) -> S
     if name == "add-selected":
         return now.changed(compared=_with_selected(view, now))
     raise ValueError(f"no control is called {name!r}")
+
+
+def _with_sample(view: RunView, now: Selection, value: Any) -> Selection:
+    """Another stored response; a list that was only filled says its value again, or none."""
+    shown = view.stored.find(now.sample, now.edit)
+    if not value or (shown is not None and shown.key == value):
+        return now
+    return now.changed(sample=str(value), pos=None)
 
 
 def _with_method(view: RunView, now: Selection, method: str) -> Selection:

@@ -155,7 +155,7 @@ def _span(token: ShownToken, row: dict[str, Any], *, bar: float, is_chosen: bool
     classes = ["tok", f"{sign}{abs(token.step)}" if token.step else "", token.mark]
     classes += ["chosen"] if is_chosen else []
     before, after = MARKS[token.mark]
-    numbers = [_shown(_known(name, row[name])) for name in TOKEN_COLUMNS]
+    numbers = [_shown(known_value(name, row[name])) for name in TOKEN_COLUMNS]
     return html.Span(
         before + token.text + after,
         className=" ".join(filter(None, classes)),
@@ -165,7 +165,7 @@ def _span(token: ShownToken, row: dict[str, Any], *, bar: float, is_chosen: bool
     )
 
 
-def _known(name: str, value: Any) -> Any:
+def known_value(name: str, value: Any) -> Any:
     """The value; None for the id of a token that was stored without one."""
     return None if name == "token_id" and value < 0 else value
 
@@ -178,14 +178,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}".replace("-", "−")
     return make_visible(str(value)) if isinstance(value, str) else str(value)
-
-
-def grid_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of the table under the panes, for AG Grid: visible text, plain numbers."""
-    rows = []
-    for row in frame.to_dict("records"):
-        shown = {name: _known(name, row[name]) for name in ("pane", *TOKEN_COLUMNS)}
-        for name in ("pane", "token", "segment"):
-            shown[name] = make_visible(str(shown[name]))
-        rows.append({k: None if v != v else v for k, v in shown.items()})
-    return rows

@@ -7,7 +7,6 @@ into the same panes.
 
 from typing import Any
 
-import dash_ag_grid as dag
 import plotly.graph_objects as go
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
@@ -25,40 +24,26 @@ from interp_steer.explorer.parts import (
     SELECTION,
     VERSION,
     Said,
-    figure_or_nothing,
-    graph,
+    figure_place,
     hint,
     is_shown,
     labelled,
+    placed,
     problem,
 )
 from interp_steer.explorer.selection import Selection
 from interp_steer.explorer.stored import StoredResponse, cell_key
 from interp_steer.explorer.theming import Screen
-from interp_steer.explorer.token_panes import (
-    TOKEN_COLUMNS,
-    Pane,
-    grid_rows,
-    pane_frame,
-    panes_page,
-)
+from interp_steer.explorer.token_grid import token_grid
+from interp_steer.explorer.token_panes import Pane, panes_page
 from interp_steer.plots.figure_files import MissingStageError
 from interp_steer.plots.style import number
 from interp_steer.plots.token_map import token_maps
 from interp_steer.trace_blocks import make_visible
 
-PANES, GRID, MAP = "token-panes", "token-grid", "token-map"
+PANES, MAP = "token-panes", "token-map"
 JUMP = "jump"
 """Kind of the ids of buttons that lead to an example."""
-
-_TEXT_COLUMNS = ("pane", "token", "segment")
-_HEADINGS = {
-    "projection_before": "ρ before (a.u.)",
-    "projection_after": "ρ after (a.u.)",
-    "delta_norm": "|Δh| (a.u.)",
-    "relative_norm": "|Δh| / |h|",
-    "logprob": "log p (nats)",
-}
 
 
 def layout() -> list[Any]:
@@ -115,45 +100,13 @@ def layout() -> list[Any]:
         ),
         dcc.Download(id="download"),
         html.H2("Trace rows"),
-        _grid(),
+        html.Div(id="grid-place"),
         html.H2("Layer × token map"),
         html.Div(id="map-message"),
-        graph(MAP),
+        figure_place(MAP),
         html.H2("Most-fired tokens"),
         html.Div(id="most-fired"),
     ]
-
-
-def _grid() -> dag.AgGrid:
-    columns = [
-        {
-            "field": name,
-            "headerName": _HEADINGS.get(name, name.replace("_", " ")),
-            "filter": "agTextColumnFilter" if name in _TEXT_COLUMNS else _filter(name),
-            "type": None if name in (*_TEXT_COLUMNS, *_FLAGS) else "numericColumn",
-        }
-        for name in ("pane", *TOKEN_COLUMNS)
-    ]
-    for column in columns:
-        if column["field"] in _HEADINGS:
-            column["valueFormatter"] = {"function": "d3.format('.4~g')(params.value)"}
-    return dag.AgGrid(
-        id=GRID,
-        columnDefs=columns,
-        rowData=[],
-        columnSize="autoSize",
-        defaultColDef={"sortable": True, "filter": True, "resizable": True, "minWidth": 90},
-        dashGridOptions={"animateRows": False, "enableCellTextSelection": True},
-        className="ag-theme-quartz grid",
-        style={"height": "22rem"},
-    )
-
-
-_FLAGS = ("in_scope", "fired", "capped")
-
-
-def _filter(name: str) -> str | bool:
-    return True if name in _FLAGS else "agNumberColumnFilter"
 
 
 def stored_panes(view: RunView, selection: Selection, one: StoredResponse) -> list[Pane]:
@@ -236,9 +189,8 @@ def register(app: Dash, library: Library, live: LivePanes) -> None:
         Output("stored-form", "hidden"),
         Output("token-messages", "children"),
         Output(PANES, "children"),
-        Output(GRID, "rowData"),
-        Output(MAP, "figure"),
-        Output(MAP, "style"),
+        Output("grid-place", "children"),
+        Output(f"{MAP}-place", "children"),
         Output("map-message", "children"),
         Input(SELECTION, "data"),
         Input(SCREEN, "data"),
@@ -250,7 +202,7 @@ def register(app: Dash, library: Library, live: LivePanes) -> None:
             raise PreventUpdate
         selection, screen = Selection.from_json(stored), Screen.from_json(page)
         if selection.mode == "live":
-            return (no_update, True, [], *(no_update,) * 5)
+            return (no_update, True, [], *(no_update,) * 4)
         said, view = Said(), library.view(selection.trait)
         options: list[dict[str, str]] = []
         panes: list[Pane] = []
@@ -267,8 +219,8 @@ def register(app: Dash, library: Library, live: LivePanes) -> None:
             False,
             said.messages,
             panes_page(panes, pos=selection.pos),
-            grid_rows(pane_frame(panes)),
-            *figure_or_nothing(figure, screen),
+            token_grid(panes),
+            placed(MAP, figure, screen),
             why,
         )
 

@@ -15,8 +15,8 @@ from interp_steer.analysis.frames import numbers
 from interp_steer.plots.figure_files import MissingStageError
 from interp_steer.plots.from_probes import pooled_sample
 from interp_steer.plots.sources import RunSource
+from interp_steer.plots.token_scopes import scope_mask
 from interp_steer.report.parts import packed
-from interp_steer.scopes import Scope
 
 SIDES = ("aligned", "malicious")
 WHOLE = {"all": ("prompt", "response"), "prompt": ("prompt",), "response": ("response",)}
@@ -74,33 +74,3 @@ def _both_sides(
     for side in SIDES:
         mine = mask & (frame["side"] == side).to_numpy()
         yield side, packed(values[mine], f"{side} projections of tokens in {name}")
-
-
-def scope_mask(frame: pd.DataFrame, scope: str) -> Bool[np.ndarray, "token"]:
-    """Which rows a scope covers.
-
-    Args:
-        frame: token rows of one layer with scenario, side, response_index, pos and segment.
-        scope: as `Scope.parse` reads it.
-
-    Raises:
-        SteeringError: no such scope.
-    """
-    asked = Scope.parse(scope)
-    in_response = (frame["segment"] == "response").to_numpy()
-    if asked.kind in ("all", "prompt"):
-        return np.ones(len(frame), dtype=bool) if asked.kind == "all" else ~in_response
-    if asked.kind == "response" and not asked.include_last_prompt:
-        return in_response
-    grouped = frame.assign(start=frame["pos"].where(in_response)).groupby(
-        ["scenario", "side", "response_index"]
-    )
-    starts, last = (
-        grouped[name].transform(how) for name, how in (("start", "min"), ("pos", "max"))
-    )
-    # An empty response starts where the prompt ends.
-    start = np.where(starts.isna(), last.to_numpy() + 1, starts)
-    index = numbers(frame, "pos") - start
-    limit = np.inf if asked.k is None else asked.k
-    covered = (index >= 0) & (index < limit)
-    return covered | (index == -1) if asked.include_last_prompt else covered
