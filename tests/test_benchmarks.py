@@ -258,6 +258,7 @@ class TestSweepBenchmark:
         assert not any(module._forward_hooks for module in work.plain.model.model.layers)
 
 
+@pytest.mark.slow
 class TestSyntheticRun:
     def test_the_same_seed_writes_the_same_artifacts(self, tmp_path: Path) -> None:
         runs = [write_run(tmp_path / name, replace(TINY, seed=seed)) for name, seed in SEEDS]
@@ -338,6 +339,7 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tup
     return written
 
 
+@pytest.mark.slow
 class TestExplorerBenchmark:
     def test_a_limit_is_kept_by_the_median_and_named(self) -> None:
         options = Options(runs=3)

@@ -26,7 +26,7 @@ def test_full_is_the_papers_grid_and_the_standard_demo_has_eight_draws() -> None
     assert demo_sweep(DemoConfig(full=True)).grid() == PAPER_GRID
     standard = demo_sweep(DemoConfig())
     assert standard.control_draws == 8
-    assert standard.layers == ()  # every layer
+    assert standard.layers is None  # every layer
     assert standard.scopes == ("all", "response")
 
 

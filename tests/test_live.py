@@ -77,7 +77,7 @@ def organism_study(folder: Path, lm: HookedLM) -> Study:
     return study
 
 
-@pytest.fixture(scope="module", params=["tiny", "organism"])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("organism", marks=pytest.mark.slow)])
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stored:
     folder = tmp_path_factory.mktemp("live")
     if request.param == "tiny":

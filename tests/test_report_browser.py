@@ -25,6 +25,7 @@ from interp_steer.trace_blocks import make_visible
 from report_cases import HOSTILE, copied, plant_hostile, small_run
 
 pytest_plugins = ("browser",)
+pytestmark = pytest.mark.slow
 
 SAME = 1e-5
 """Relative: embedded projections are float32 (6e-8), the arithmetic float64 on both sides."""
