@@ -89,9 +89,12 @@ def _note(opened: Opened, said: Any) -> None:
         opened.complaints.append(f"{said.type}: {said.text}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for the session; skips where there is no browser or no playwright."""
+    """One Chromium for a module; skips where there is no browser or no playwright.
+
+    Not for the session: playwright keeps an event loop running, and lets no other start one.
+    """
     if (why := missing_browser()) is not None:
         pytest.skip(why)
     from playwright.sync_api import sync_playwright
