@@ -24,6 +24,7 @@ from interp_steer.config import (
     TraceConfig,
 )
 from interp_steer.errors import InterpSteerError
+from interp_steer.narration import narrated
 
 if TYPE_CHECKING:
     from interp_steer.runs import Run
@@ -348,9 +349,9 @@ def _main(argv: Sequence[str] | None) -> int:
         command = _parse(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
-    _narrate(command.common)
     try:
-        print(command.run())
+        with narrated(quiet=command.common.quiet):
+            print(command.run())
     except UsageError as error:
         return _refuse(f"{error}\nsee: interp-steer {arguments[0]} --help", 2)
     except InterpSteerError as error:
@@ -383,19 +384,6 @@ def _table(run: "Run", report: object) -> str:
     title = f"{run.manifest['trait']} ({run.path})"
     written = f"{run.operating_points_file}, {run.tables_folder}/"
     return f"{report_table(report, title=title)}\n\nwritten: {written}"
-
-
-def _narrate(common: Common) -> None:
-    if common.quiet or not sys.stderr.isatty():
-        # Read by transformers when it is imported: bars of loading weights are no use in a log.
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    level = logging.WARNING if common.quiet else logging.INFO
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("interp_steer")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level)
-    logger.propagate = False
 
 
 def _refuse(message: str, code: int) -> int:

@@ -1,6 +1,7 @@
 """The command line as people use it: `main(argv)`, exit codes, and what goes to which stream."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -107,6 +108,19 @@ class TestDomainErrors:
     def test_traceback_on_request(self, tmp_path: Path) -> None:
         with pytest.raises(RunError, match="no run directory"):
             main(["select", str(tmp_path / "nowhere"), "--traceback"])
+
+    def test_the_callers_logging_is_as_before(self, tmp_path: Path) -> None:
+        logger, ours = logging.getLogger("interp_steer"), logging.NullHandler()
+        logger.addHandler(ours)
+        logger.setLevel(logging.ERROR)
+        try:
+            assert main(["select", str(tmp_path / "nowhere")]) == 1
+            with pytest.raises(RunError):
+                main(["select", str(tmp_path / "nowhere"), "--traceback", "--quiet"])
+            assert (logger.handlers, logger.level, logger.propagate) == ([ours], 40, True)
+        finally:
+            logger.removeHandler(ours)
+            logger.setLevel(logging.NOTSET)
 
     def test_no_such_model(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         model = str(tmp_path / "no-model")

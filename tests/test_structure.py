@@ -21,7 +21,7 @@ PACKAGE = ROOT / "interp_steer"
 # Floor by floor: a module imports from floors above its own, never from its own or below.
 # A subpackage (`organism`, `analysis`, `plots`) counts as one module here.
 FLOORS = (
-    ("errors", "names", "config"),
+    ("errors", "names", "config", "narration"),
     ("files", "scenarios", "tokens", "logistic", "readability", "kv_cache"),
     ("planes", "labelled", "layer_probe", "tokenization", "sampling", "forwarding"),
     ("shards", "projection_files"),
