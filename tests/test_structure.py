@@ -22,8 +22,9 @@ PACKAGE = ROOT / "interp_steer"
 # A subpackage (`organism`, `analysis`, `plots`) counts as one module here.
 FLOORS = (
     ("errors", "names", "config", "narration"),
+    ("endpoints", "request_pacing"),
     ("files", "scenarios", "tokens", "logistic", "readability", "kv_cache"),
-    ("planes", "labelled", "layer_probe", "tokenization", "sampling", "forwarding"),
+    ("chat_client", "planes", "labelled", "layer_probe", "tokenization", "sampling", "forwarding"),
     ("shards", "projection_files"),
     ("generation",),
     ("model",),
