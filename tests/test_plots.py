@@ -11,6 +11,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 import torch
+from plotly.basedatatypes import BaseTraceType
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from interp_steer.plots import (
     TEMPLATE,
@@ -19,6 +21,7 @@ from interp_steer.plots import (
     LayerSweep,
     ProjectionSample,
     data_sha256,
+    plotly_bundle,
     projection_distributions,
     readability_by_layer,
     trait_coherence_by_layer,
@@ -314,3 +317,32 @@ class TestWriteHtml:
         with pytest.raises(FigureError, match=said):
             write_html(go.Figure(), tmp_path / name, sidecar)
         assert list(tmp_path.iterdir()) == []
+
+
+class TestPlotlyBundle:
+    def test_it_is_of_the_version_that_figures_are_written_for_and_a_third_of_the_size(
+        self,
+    ) -> None:
+        script = plotly_bundle.plotly_js()
+        assert f"v{get_plotlyjs_version()}\n" in script[:200]
+        assert len(script) < len(get_plotlyjs()) / 3
+
+    def test_no_builder_draws_a_trace_that_it_lacks(self) -> None:
+        package = Path(plotly_bundle.__file__).parents[1]
+        kinds = {
+            name.lower()
+            for name in dir(go)
+            if name[0].isupper() and issubclass(getattr(go, name), BaseTraceType)
+        }
+        used = {
+            kind
+            for path in package.rglob("*.py")
+            for kind in re.findall(r"(?:\.add_|go\.)([A-Za-z0-9]+)\(", path.read_text())
+            if kind.lower() in kinds
+        }
+        assert {"scatter", "heatmap"} <= {kind.lower() for kind in used}
+        assert {kind.lower() for kind in used} <= plotly_bundle.TRACE_TYPES
+
+    def test_another_major_version_brings_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plotly_bundle, "get_plotlyjs_version", lambda: "3.1.0")
+        assert plotly_bundle.plotly_js() == get_plotlyjs()

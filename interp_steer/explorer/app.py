@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+from flask import Response
 
 from interp_steer import __version__
 from interp_steer.explorer import (
@@ -21,8 +22,12 @@ from interp_steer.explorer.library import Library
 from interp_steer.explorer.parts import SCREEN, SELECTION, VERSION, labelled, problem
 from interp_steer.explorer.selecting import Event, next_selection, shown_controls
 from interp_steer.explorer.selection import VIEWS, Selection
+from interp_steer.plots.plotly_bundle import plotly_js
 from interp_steer.plots.style import METHOD_TITLES
 
+PLOTLY_PATH = "_dash-component-suites/plotly/package_data/plotly.min.js"
+"""Where Dash's page looks for plotly.js, below its own address."""
+_KEEP_AN_HOUR = {"Cache-Control": "private, max-age=3600"}
 LOOK_AGAIN_MS = 3000
 """Between two looks at whether the run has changed."""
 _TITLES = {
@@ -64,6 +69,7 @@ def make_app(library: Library, *, device: str = "cpu") -> Dash:
         update_title="",
         suppress_callback_exceptions=True,
     )
+    _serve_small_plotly(app)
     app.layout = lambda: _page(library)
     live = live_view.LivePanes(library, device=device)
     _register_selection(app, library)
@@ -72,8 +78,16 @@ def make_app(library: Library, *, device: str = "cpu") -> Dash:
     boundary_view.register(app, library)
     live_view.register(app, library, live)
     tokens_view.register(app, library, live)
-    compare_view.register(app, library)
+    compare_view.register(app, library, live)
     return app
+
+
+def _serve_small_plotly(app: Dash) -> None:
+    """Answer the address where Dash looks for plotly.js with the build that pages here need."""
+
+    @app.server.route(f"{app.config.requests_pathname_prefix}{PLOTLY_PATH}")
+    def plotly() -> Response:
+        return Response(plotly_js(), mimetype="text/javascript", headers=_KEEP_AN_HOUR)
 
 
 def _page(library: Library) -> html.Div:

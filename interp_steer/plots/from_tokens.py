@@ -143,7 +143,7 @@ def _baseline_strip(source: RunSource, cell: Cell, scenario: str, layer: int) ->
         return None
     row = rows.iloc[0]
     heading = f"{cell.side} prompt, unsteered"
-    scores = f"trait {row['trait']:.0f}, coherence {row['coherence']:.0f}"
+    scores = _score_words(row)
     tinted = list(_tinted_tokens(source, scenario, cell.side, layer))
     if tinted:
         tokens, note = tuple(tinted), scores
@@ -168,7 +168,16 @@ def _scores(source: RunSource, cell: Cell, scenario: str) -> str:
     if rows.empty:
         return ""
     row = rows.iloc[0]
-    return f"trait {row['trait']:.0f}, coherence {row['coherence']:.0f}"
+    return _score_words(row)
+
+
+def _score_words(row: "pd.Series[Any]") -> str:
+    """Both scores in words; one that the judge could not give is said to be missing."""
+    words = (
+        f"{name} {row[name]:.0f}" if np.isfinite(row[name]) else f"{name} missing"
+        for name in ("trait", "coherence")
+    )
+    return ", ".join(words)
 
 
 def _has_baselines(source: RunSource, scenario: str) -> bool:

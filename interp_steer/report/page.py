@@ -16,9 +16,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 from interp_steer.errors import InterpSteerError
+from interp_steer.plots.plotly_bundle import plotly_js
 from interp_steer.report.run_parts import open_runs, report_data
 from interp_steer.runs import atomic_write_bytes
 
@@ -68,7 +67,7 @@ def write_report(path: Path, out: Path) -> Path:
 
 def page_html(data: dict[str, Any]) -> str:
     """The whole page for `data` of `report_data`."""
-    style, plotly = _file("report.css"), get_plotlyjs()
+    style, plotly = _file("report.css"), plotly_js()
     script = "\n".join(["'use strict';", *map(_file, SCRIPTS)])
     names = ", ".join(run["name"] for run in data["runs"])
     return Template(_file("report.html")).substitute(
