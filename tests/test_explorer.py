@@ -18,10 +18,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interp_steer.cells import ALIGNED, MALICIOUS
 from interp_steer.cli import main
 from interp_steer.errors import InterpSteerError
 from interp_steer.explorer import show
 from interp_steer.explorer.access import Guard
+from interp_steer.explorer.answers import (
+    answers,
+    cells_to_compare,
+    missing_cells,
+    rows_to_generate,
+    selected_cell,
+)
 from interp_steer.explorer.boundary_numbers import (
     BoundaryChoice,
     TokenProjections,
@@ -29,18 +37,19 @@ from interp_steer.explorer.boundary_numbers import (
     moved_projections,
 )
 from interp_steer.explorer.boundary_view import answer, dragged
-from interp_steer.explorer.compare_view import answers, cells_to_compare, take_away
 from interp_steer.explorer.compared import differences, visible_lines
 from interp_steer.explorer.downloads import token_download
 from interp_steer.explorer.fired_tokens import most_fired
 from interp_steer.explorer.layers_view import GRAPHS, clicked_layer, layer_figure
 from interp_steer.explorer.library import ExplorerError, Library
+from interp_steer.explorer.live import LiveSession
 from interp_steer.explorer.live_view import asked, live_rows
 from interp_steer.explorer.parts import Said
 from interp_steer.explorer.selecting import Event, next_selection, shown_controls
 from interp_steer.explorer.selection import Choices, Selection, parse_query
 from interp_steer.explorer.server import ExplorerServer
 from interp_steer.explorer.stored import cell_key
+from interp_steer.explorer.take_away import take_away
 from interp_steer.explorer.theming import DARK, Screen
 from interp_steer.explorer.token_grid import grid_rows
 from interp_steer.explorer.token_panes import Pane, pane_frame, panes_page
@@ -53,6 +62,7 @@ from interp_steer.probes import LayerProbe
 from interp_steer.runs import Run
 from interp_steer.steering import steer
 from interp_steer.steering_files import load_steering
+from interp_steer.study import reopen_study
 from interp_steer.sweep import read_rows
 from interp_steer.traces import read_traces
 from report_cases import HOSTILE, copied, plant_hostile, small_run
@@ -521,6 +531,41 @@ class TestCompare:
             assert cell_key(found.cell) in {
                 cell_key(type(found.cell).from_row(row)) for row in mine.to_dict("records")
             }
+
+    def test_what_the_sweep_lacks_can_be_generated_and_says_what_the_sweep_would(
+        self, library: Library
+    ) -> None:
+        view = library.view("honesty")
+        selection = view.default("honesty").changed(view="compare")
+        scenario = view.stored.swept_scenarios[0]
+        lacked = cell_key(selected_cell(selection.changed(alpha=0.125)))
+        asked = selection.changed(compared=(cell_key(MALICIOUS), lacked))
+        found = answers(view, cells_to_compare(view, asked), scenario)
+        assert [cell_key(cell) for cell in missing_cells(found)] == [lacked]
+        # Rows that the sweep has, generated as if it lacked them, say what it says.
+        cells = cells_to_compare(view, selection)
+        rows = rows_to_generate(cells, view.scenarios[scenario], selection)
+        session = LiveSession(lambda: (reopen_study(view.run.path), view.source.probes), rows)
+        session.start()
+        assert session.wait(60)
+        stored = [answer.text for answer in answers(view, cells, scenario)]
+        assert list(session.snapshot().texts) == stored
+
+    @pytest.mark.parametrize(
+        "spoiled",
+        ["", "a~b", "malicious~malicious_prompt~none~aligned~sttp~99~6~all",
+         "malicious~malicious_prompt~none~aligned~sttp~1~inf~all",
+         "malicious~malicious_prompt~none~aligned~sttp~1~6~nowhere",
+         "malicious~malicious_prompt~none~aligned~sttp~1.5~6~all",
+         "malicious~malicious_prompt~random_direction:0~aligned~sttp~1~6.5~all",
+         "aligned~prefill:3~none~aligned~sttp~1~6.5~all"],
+    )  # fmt: skip
+    def test_keys_that_nothing_can_generate_are_left_out(
+        self, library: Library, spoiled: str
+    ) -> None:
+        view = library.view("honesty")
+        selection = view.default("honesty").changed(compared=(spoiled, cell_key(ALIGNED)))
+        assert cells_to_compare(view, selection) == [ALIGNED]
 
     def test_what_is_taken_away_steers_the_same(
         self, library: Library, tiny_lm: HookedLM, tmp_path: Path

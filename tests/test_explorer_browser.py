@@ -351,6 +351,10 @@ class TestLive:
         assert panes.nth(0).locator(".tok.fired").count() == 0
         assert panes.nth(1).locator(".tok.fired").count() == panes.nth(1).locator(".tok").count()
         page.wait_for_selector("#token-grid .ag-row")
+        last = panes.nth(1).locator(".tok").last
+        last.click()
+        flashed = '#token-grid .ag-cell-data-changed[col-id="pos"]'
+        page.wait_for_selector(f'{flashed}:text-is("{last.get_attribute("data-pos")}")')
         page.click("#live-map")
         page.wait_for_selector("#token-map .heatmaplayer")
         with page.expect_download() as waiting:
@@ -406,6 +410,22 @@ class TestCompare:
         page.reload()
         until(page, "document.querySelectorAll('#compare-panes .pane').length >= 3")
         assert "swfc layer 0 alpha 1 scope response" in page.inner_text("#compare-panes")
+
+    def test_what_the_sweep_lacks_is_generated(self, visit: Open) -> None:
+        page = visit("?view=compare&method=swfc&layer=1&alpha=0.125&scope=all")
+        until(page, "document.querySelectorAll('#compare-panes .pane').length === 3")
+        assert "The sweep has no answer" in page.locator("#compare-panes .pane").nth(1).inner_text()
+        page.click("#compare-generate:not([disabled])")
+        until(page, "document.querySelector('#compare-status').innerText.startsWith('done')")
+        until(page, "document.querySelector('#compare-panes').innerText.includes('not stored')")
+        pane = page.locator("#compare-panes .pane").nth(1)
+        assert pane.locator(".plain-response").inner_text().strip()
+        assert page.locator("#compare-generate").is_disabled()
+        page.click("#add-selected")
+        wait_for_address(page, compared="malicious~malicious_prompt~none~none~none~~~none")
+        page.reload()
+        until(page, "document.querySelectorAll('#compare-panes .pane').length === 3")
+        assert "swfc layer 1 alpha 0.125" in page.inner_text("#compare-panes")
 
 
 class TestPages:

@@ -56,8 +56,10 @@ class LivePanes:
             self._sessions[trait] = LiveSessions(load)
         return self._sessions[trait]
 
-    def start(self, trait: str, rows: Sequence[LiveRow], *, max_new_tokens: int) -> str:
-        """Begin a generation and return its id."""
+    def start(
+        self, trait: str, rows: Sequence[LiveRow], *, max_new_tokens: int | None = None
+    ) -> str:
+        """Begin a generation, of the run's own length by default, and return its id."""
         found = self.sessions(trait).start(rows, max_new_tokens=max_new_tokens)
         self._headings[found] = (trait, tuple(row.label for row in rows))
         return found

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from interp_steer.errors import InterpSteerError
+from interp_steer.explorer.answers import cells_to_compare, selected_cell
 from interp_steer.explorer.boundary_view import choice_of, dragged
-from interp_steer.explorer.compare_view import cells_to_compare, selected_cell
 from interp_steer.explorer.layers_view import clicked_layer
 from interp_steer.explorer.library import Library, RunView
 from interp_steer.explorer.selection import (
@@ -140,12 +140,6 @@ def _with_selected(view: RunView, now: Selection) -> tuple[str, ...]:
     """The compared configurations and the selected one; the last gives way where there are four."""
     keys = [cell_key(cell) for cell in cells_to_compare(view, now)]
     mine = cell_key(selected_cell(now))
-    if mine not in {cell_key(cell) for cell in view.stored.cells}:
-        raise MissingStageError(
-            f"the sweep has no {selected_cell(now).label}",
-            command=f"{view.source.command('sweep')} --layers {now.layer} --methods {now.method} "
-            f"--alphas {now.alpha:g} --scopes {now.scope}",
-        )
     return (*[key for key in keys if key != mine][: MOST_COMPARED - 1], mine)
 
 

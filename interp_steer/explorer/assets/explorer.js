@@ -75,6 +75,7 @@
 
   function step(event) {
     const token = tokenOf(event);
+    if (token && event.key === "Enter") point(token);
     const moves = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
     if (!token || !(event.key in moves)) return;
     const tokens = Array.from(token.closest(".tokens").querySelectorAll(".tok"));
@@ -84,6 +85,20 @@
     token.tabIndex = -1;
     next.tabIndex = 0;
     next.focus();
+  }
+
+  // The token's row in the table below: scrolled to and flashed, where no filter hides it.
+  function point(token) {
+    if (!document.getElementById("token-grid") || !window.dash_ag_grid) return;
+    const grid = window.dash_ag_grid.getApi("token-grid");
+    if (!grid) return;
+    const heading = token.closest(".tokens").getAttribute("aria-label").replace("tokens: ", "");
+    const pos = Number(token.dataset.pos);
+    grid.forEachNodeAfterFilterAndSort((node) => {
+      if (node.data.pos !== pos || node.data.pane !== heading) return;
+      grid.ensureNodeVisible(node, "middle");
+      grid.flashCells({ rowNodes: [node] });
+    });
   }
 
   let last = null; // the token that the page was last led to
@@ -114,7 +129,10 @@
     const target = event.target instanceof Element ? event.target : null;
     if (target && target.closest("#theme")) turn();
     const token = tokenOf(event);
-    if (token) token.focus();
+    if (token) {
+      token.focus();
+      point(token);
+    }
   });
   let pending = 0;
   window.addEventListener("resize", () => {
