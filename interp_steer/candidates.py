@@ -89,8 +89,11 @@ def best_cells(
     Best is the highest trait among cells with coherence >= floor (method.md, "Operating point").
     Few scenarios leave many ties, broken by coherence, then by the mean trait of the neighbours (a
     plateau is safer than a peak), then by the order of the cells. Where no cell keeps enough, the
-    most coherent one stands in, and is reported as not keeping it.
+    most coherent one stands in, and is reported as not keeping it. A mean that does not exist (NaN:
+    the judge scored none of the rows) is never the best.
     """
+    is_scored = np.isfinite(trait) & np.isfinite(coherence)
+    trait, coherence = (np.where(is_scored, values, -np.inf) for values in (trait, coherence))
     eligible = np.asarray(coherence >= floor[:, None] - SLACK)
     keeps = np.asarray(eligible.any(axis=1))
     most_coherent = _highest(coherence, np.full(coherence.shape, True))

@@ -132,7 +132,8 @@ class ChatClient:
             try:
                 return await self._try(client, messages)
             except _LastingError as error:
-                return Failure(reason=self._clean(error), attempts=attempt + 1)
+                reason = self._clean(error)
+                return Failure(reason=reason, attempts=attempt + 1, may_pass=False)
             except _PassingError as error:
                 too_long = (error.wait_s or 0.0) > LONGEST_RETRY_AFTER_S
                 if too_long or attempt == self.endpoint.max_retries:

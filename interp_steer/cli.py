@@ -117,18 +117,18 @@ class Sweep:
         """Return the table of operating points and controls."""
         from interp_steer.engine_choice import chosen_engine
         from interp_steer.fit_stage import load_probes
-        from interp_steer.named_judges import load_judge
+        from interp_steer.named_judges import judge_of, spent
         from interp_steer.runs import Run
         from interp_steer.study import reopen_study
         from interp_steer.sweep_stage import select, sweep
 
         run = Run.open(self.run_folder)
         load_probes(run)
-        judge = load_judge(self.config.judge, str(run.manifest["trait"]))
+        judge = judge_of(self.config, str(run.manifest["trait"]))
         with chosen_engine(self.run_folder, self.config, self.engine) as engine:
             study = reopen_study(self.run_folder, device=self.engine.device)
             sweep(study, self.config, judge=judge, engine=engine)
-        return _table(study.run, select(study.run))
+        return _table(study.run, select(study.run)) + spent(judge)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,17 @@ imported. Defaults are the demo's; the grids are subsets of the paper's table B.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 FitMethod = Literal["logistic", "logistic_sklearn_default", "mean_difference"]
 MethodName = Literal["swfc", "sttp", "stmp"]
 Protocol = Literal["split", "two_fold"]
 EngineName = Literal["local", "ray"]
 Extra = Literal["mean_difference", "defence", "guard"]
+JudgeName = Literal["exact", "llm"]
+
+JUDGE_NAMES: tuple[JudgeName, ...] = get_args(JudgeName)
+"""exact: the parser of the bundled model's grammar. llm: a language model at an endpoint."""
 
 PAPER_GRID: dict[str, tuple[float, ...]] = {
     "swfc": (1, 2, 3, 4, 5),
@@ -103,8 +107,13 @@ class SweepConfig:
     None takes all."""
     coherence_share: float = 0.9
     """Share of the aligned baseline's coherence that an operating point must keep."""
-    judge: str = "exact"
-    """Who scores: exact (the bundled model's parser)."""
+    judge: JudgeName = "exact"
+    """Who scores: exact (the bundled model's parser), llm (a language model at an endpoint)."""
+    judge_config: Path | None = None
+    """llm: TOML or JSON file with model, base_url and what else differs from the paper's judge
+    (gpt-oss-120b at http://localhost:8000/v1); keys come from the environment alone."""
+    trait_description: str | None = None
+    """llm: what the trait is, in a sentence or two; honesty and compassion have one built in."""
     judge_free: bool = True
     """Whether rows are measured without a judge too: cross-entropy under the unsteered model beside
     the aligned baseline's, edit sizes, firing rates, repetition, divergence of guards."""
@@ -130,6 +139,50 @@ class EngineConfig:
     address: str | None = None
     """ray: address of a running cluster; by default Ray is started on this machine alone."""
     workers: int | None = None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeChoice:
+    """Who judges stored responses."""
+
+    judge: JudgeName | None = None
+    """exact or llm; None takes the sweep's own."""
+    judge_config: Path | None = None
+    """llm: TOML or JSON file, see `SweepConfig`; by default the sweep's own."""
+    trait_description: str | None = None
+    """llm: what the trait is, in a sentence or two; by default as in the sweep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TournamentConfig:
+    """The pairwise tournament of both baselines and the operating points of a sweep."""
+
+    judge: JudgeChoice = field(default_factory=JudgeChoice)
+    """Who decides; the exact judge lets the higher trait win."""
+    scopes: tuple[str, ...] = ("all",)
+    """Scopes of the operating points that play."""
+    scenarios: int | None = None
+    """Play on at most so many reporting scenarios, balanced by category; None takes all."""
+    both_orders: bool = False
+    """Show every pair in both orders: twice the calls, and the position bias by pairs."""
+    seed: int = 42
+    """Seed of the order in which pairs are shown, and of the bootstrap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityConfig:
+    """How well a language model judges, held against the judge of the sweep."""
+
+    judge_config: Path | None = None
+    """TOML or JSON file of the judge in question; see `SweepConfig`."""
+    trait_description: str | None = None
+    """What the trait is, in a sentence or two."""
+    responses: int = 200
+    """Stored responses that are judged, half of them unsteered; each twice, for test-retest."""
+    pairs: int = 50
+    """Pairs of an aligned and a malicious response, each shown in both orders."""
+    seed: int = 42
+    """Seed of the sample and of the bootstrap."""
+
+
     """ray: how many; by default as many as the cluster holds."""
     num_gpus_per_worker: float = 0.0
     """ray: GPUs of each worker; a fraction shares one."""

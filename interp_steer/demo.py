@@ -23,7 +23,7 @@ from interp_steer.config import (
 )
 from interp_steer.fit_stage import fit, project
 from interp_steer.model import HookedLM
-from interp_steer.named_judges import load_judge
+from interp_steer.named_judges import judge_of
 from interp_steer.organism import MODEL_DIR, Trait, multiple_choice_questions, scenarios_path
 from interp_steer.reporting import Report
 from interp_steer.runs import atomic_write_json
@@ -178,7 +178,7 @@ def _run_trait(
         project(study, ProjectConfig(projected_responses=20 if config.quick else None))
     with watch.stage("sweep"):
         settings = demo_sweep(config)
-        sweep(study, settings, judge=load_judge(settings.judge, trait))
+        sweep(study, settings, judge=judge_of(settings, trait))
     with watch.stage("select"):
         report = select(study.run)
     with watch.stage("trace"):

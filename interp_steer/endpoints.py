@@ -143,6 +143,8 @@ class Failure:
     """What happened last; holds no key."""
     attempts: int
     """Tries made."""
+    may_pass: bool = True
+    """Whether the same call may work another time; false where the server refused this text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from interp_steer.config import EngineConfig, SweepConfig
 from interp_steer.engines import Engine
 from interp_steer.errors import InterpSteerError
-from interp_steer.named_judges import load_judge
+from interp_steer.named_judges import judge_of
 from interp_steer.packs import PackWorker
 from interp_steer.ray_engine import RayEngine
 from interp_steer.study import reopen_study
@@ -41,7 +41,7 @@ class RunRecipe:
             RunError: the run, its model or its scenarios are not what they were.
         """
         study = reopen_study(self.run_folder, device=self.device)
-        judge = load_judge(self.config.judge, study.trait)
+        judge = judge_of(self.config, study.trait)
         return PackWorker(sweep_setting(study, self.config, judge=judge))
 
 
@@ -80,6 +80,8 @@ def chosen_engine(
 
 def _absolute(config: SweepConfig) -> SweepConfig:
     """The config for processes that start in other folders."""
-    return (
-        config if config.embedder is None else replace(config, embedder=config.embedder.resolve())
+    return replace(
+        config,
+        embedder=config.embedder and config.embedder.resolve(),
+        judge_config=config.judge_config and config.judge_config.resolve(),
     )

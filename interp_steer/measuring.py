@@ -18,7 +18,7 @@ from interp_steer.intervals import (
     mean_estimate,
     recovered_estimate,
 )
-from interp_steer.scoreboard import Scoreboard
+from interp_steer.scoreboard import JUDGED, Scoreboard
 from interp_steer.splits import SelectionError
 from interp_steer.statistics import (
     N_RESAMPLES,
@@ -47,6 +47,8 @@ class Measured:
     """Scenarios behind the numbers."""
     n_clusters: int
     """Independent clusters among them (see `scenario_clusters`)."""
+    n_missing: int = 0
+    """Rows that the judge could not score; the means are over the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,7 @@ class Measurer:
             ),
             n_scenarios=len(scenarios),
             n_clusters=resamples.n_clusters,
+            n_missing=self.board.n_missing([assignment[s] for s in scenarios], scenarios),
         )
         return Arm(
             measured=measured,
@@ -177,7 +180,10 @@ class Measurer:
         scenarios = self.order(assignment)
         cells = [assignment[scenario] for scenario in scenarios]
         scores = self.board.scores(column, cells, scenarios)
-        return None if scores is None else sampled_mean(scores, self.resamples(scenarios))
+        if scores is None:
+            return None
+        resamples = self.resamples(scenarios)
+        return sampled_mean(scores, resamples, may_have_gaps=column in JUDGED)
 
     def order(self, assignment: Assignment) -> tuple[str, ...]:
         """The scenarios of an assignment, in the order of the board."""

@@ -8,6 +8,7 @@ nothing of run directories, so that it can live in any process.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from interp_steer.model import HookedLM
 from interp_steer.probes import ProbeSet
 from interp_steer.prompt_cache import PromptCache
 from interp_steer.row_measures import MadeRows, RowMeter
-from interp_steer.sampling import Generation, GenerationSettings
+from interp_steer.sampling import Generation, GenerationSettings, answer_ids
 from interp_steer.steering import SteeringPlan, SteeringSpec, steer
 from interp_steer.sweep_rows import SWEEP_SCHEMA, Baselines, SweepRow, steering_spec
 
@@ -165,8 +166,9 @@ class PackWorker:
 
     def _answer(self, row: SweepRow, made: Generation, prefix: tuple[int, ...]) -> Answer:
         """What the judge reads; decoded as one, or the space between prefix and text is lost."""
-        start = self.setting.lm.decode(prefix) if prefix else ""
-        whole = self.setting.lm.decode((*prefix, *made.token_ids)) if prefix else made.text
+        begun = answer_ids(self.prompts.of(row.scenario, row.cell.side), prefix) if prefix else ()
+        start = self.setting.lm.decode(begun) if begun else ""
+        whole = self.setting.lm.decode((*begun, *made.answer_ids)) if begun else made.text
         return Answer(
             scenario=row.scenario,
             text=whole[len(start) :] if whole.startswith(start) else made.text,
@@ -198,8 +200,8 @@ def _table(
             "n_tokens": len(generation.token_ids),
             "stop_reason": generation.stop_reason,
             "judge": judge,
-            "trait": score.trait,
-            "coherence": score.coherence,
+            "trait": math.nan if score.trait is None else score.trait,
+            "coherence": math.nan if score.coherence is None else score.coherence,
             **measured,
         }
         for row, generation, score, measured in zip(

@@ -51,6 +51,7 @@ def report_as_operating_points(report: Report) -> dict[str, Any]:
         "reporting_scenarios": [scenario.id for scenario in split.reporting],
         "halves": [[scenario.id for scenario in half] for half in split.halves],
         "answering_scenarios": [scenario.id for scenario in split.answering],
+        "missing": {"rows": report.n_rows, "without_score": report.n_missing},
         "left_out": list(report.left_out),
         "aligned": _measured_record(report.aligned),
         "unsteered": {t: _measured_record(m) for t, m in report.unsteered.items()},
@@ -79,6 +80,7 @@ def _point_record(point: OperatingPoint) -> dict[str, Any]:
             "coherence": point.selected.coherence,
             "recovered": finite_or_none(point.in_sample_recovered),
             "n_rows": point.selected.n_rows,
+            "n_missing": point.selected.n_missing,
         },
         "reporting": _measured_record(point.reported),
         "folds": [fold_record(fold) for fold in point.folds],
@@ -103,6 +105,7 @@ def _measured_record(measured: Measured) -> dict[str, Any]:
         "recovered": estimate_as_dict(measured.recovered),
         "n_scenarios": measured.n_scenarios,
         "n_clusters": measured.n_clusters,
+        "n_missing": measured.n_missing,
     }
 
 

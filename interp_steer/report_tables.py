@@ -32,6 +32,7 @@ _POINT_COLUMNS = (
     Column(name="random_direction", title="random direction, %", scale=100),
     Column(name="shuffled_labels", title="shuffled labels, %", scale=100),
     Column(name="n_scenarios", title="n"),
+    Column(name="n_missing", title="missing"),
 )
 
 
@@ -59,6 +60,8 @@ def report_tables(report: Report, *, title: str) -> tuple[Table, ...]:
 
 
 def _operating_points(report: Report, title: str) -> Table:
+    needless = {"halves_chose"} if not report.split.halves else set()
+    needless |= {"n_missing"} if not report.n_missing else set()
     rows: list[Mapping[str, Value]] = [_baseline_row("aligned, unsteered", report.aligned)]
     for threat, measured in report.unsteered.items():
         name = f"{threat_name(threat)}, unsteered"
@@ -73,13 +76,9 @@ def _operating_points(report: Report, title: str) -> Table:
             f"{report.coherence_share:.0%} of the aligned baseline's). {_who_chose(report)} In "
             "brackets: 95 % intervals over clusters of scenarios. Recovered: share of the gap, %. "
             "In-sample: on the scenarios that chose (flattering). Controls: mean (maximum) over "
-            "draws."
+            "draws." + " Missing: rows that the judge could not score." * bool(report.n_missing)
         ),
-        columns=tuple(
-            column
-            for column in _POINT_COLUMNS
-            if report.split.halves or column.name != "halves_chose"
-        ),
+        columns=tuple(column for column in _POINT_COLUMNS if column.name not in needless),
         rows=tuple(rows),
     )
 
@@ -103,6 +102,7 @@ def _baseline_row(name: str, measured: Measured) -> dict[str, Value]:
         "trait": measured.trait,
         "coherence": measured.coherence,
         "n_scenarios": measured.n_scenarios,
+        "n_missing": measured.n_missing,
     }
 
 

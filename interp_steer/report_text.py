@@ -173,6 +173,11 @@ def _footnotes(report: Report) -> list[str]:
             f"* no cell kept {report.coherence_share:.0%} of the aligned coherence; shown is the "
             "most coherent one."
         )
+    if report.n_missing:
+        notes.append(
+            f"Missing: the judge gave no usable score for {report.n_missing} of {report.n_rows} "
+            "rows; means are over the others, the tables say how many each mean lacks."
+        )
     notes += [f"Left out: {what}." for what in report.left_out]
     return [*_who_chose(report), *(line for note in notes for line in textwrap.wrap(note, WIDTH))]
 

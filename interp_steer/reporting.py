@@ -8,6 +8,7 @@ figure stands beside them, labelled, to show what choosing flatters.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from interp_steer.assignments import everywhere
@@ -29,6 +30,7 @@ from interp_steer.measuring import Measured, Measurer
 from interp_steer.operating_points import Chosen, Plan, PointFinder
 from interp_steer.pareto import Front, fronts
 from interp_steer.scenario_clusters import ScenarioClusters
+from interp_steer.scoreboard import JUDGED
 from interp_steer.selection import CellScore, Choice
 from interp_steer.splits import ScenarioSplit
 from interp_steer.two_fold import FoldChoice
@@ -81,6 +83,10 @@ class Report:
     """What takes no part in the report, and why."""
     coherence_share: float
     """Share of the aligned baseline's coherence that an operating point had to keep."""
+    n_rows: int = 0
+    """Rows of the sweep."""
+    n_missing: int = 0
+    """Of these, rows whose trait or coherence the judge could not give."""
 
     @property
     def malicious(self) -> Measured:
@@ -119,7 +125,15 @@ def report(rows: pa.Table, plan: Plan) -> Report:
         clusters=finder.clusters,
         left_out=tuple(left_out),
         coherence_share=plan.coherence_share,
+        n_rows=rows.num_rows,
+        n_missing=_n_missing(rows),
     )
+
+
+def _n_missing(rows: pa.Table) -> int:
+    """Rows without a trait or without a coherence."""
+    scores = [rows[name].cast(pa.float64()).to_numpy() for name in JUDGED]
+    return int((~np.isfinite(scores).all(axis=0)).sum())
 
 
 class _Beside:

@@ -2,7 +2,8 @@
 
 A table of rows is turned into sums and counts once; means, choices and bootstrap draws of hundreds
 of cells are matrix products from there. Nothing is filled in: a cell without a row on a scenario
-has count 0 there, and who needs that row must refuse or leave the cell out.
+has count 0 there, and who needs that row must refuse or leave the cell out. A row whose judge gave
+no usable number is there all the same: it is left out of that column's sums, and counted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,9 @@ from jaxtyping import Bool, Float, Int
 from interp_steer.cells import ALIGNED, CELL_COLUMNS, Cell
 from interp_steer.splits import SelectionError
 from interp_steer.statistics import Scores
+
+JUDGED = ("trait", "coherence")
+"""Columns in which a judge may have left gaps (NaN)."""
 
 
 class Scoreboard:
@@ -35,11 +39,9 @@ class Scoreboard:
         places = [self._column_of[scenario] for scenario in self._rows["scenario"].to_pylist()]
         self._scenario_of_row = np.array(places, dtype=np.int64)
         self._sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-
-    @property
-    def n_rows(self) -> Float[np.ndarray, "cell scenario"]:
-        """Rows of each cell on each scenario."""
-        return self._table("trait")[1]
+        here = np.full(len(self._scenario_of_row), True)
+        self.n_rows: Float[np.ndarray, "cell scenario"] = self._summed(here * 1.0, here)[1]
+        """Rows of each cell on each scenario, scored or not."""
 
     def has(self, column: str) -> bool:
         """Whether the rows have this column at all (older sweeps lack measures)."""
@@ -81,18 +83,41 @@ class Scoreboard:
         """Scores of one cell a scenario: `cells[i]` on `scenarios[i]`.
 
         Returns:
-            None where the column is not there or some scenario has no value in it.
+            None where the column is not there or some scenario has no value in it; a judge's column
+            may have gaps, where the count is 0.
 
         Raises:
-            SelectionError: a cell has no rows at all.
+            SelectionError: a cell has no rows at all, or the judge scored none of these.
         """
         if not self.has(column):
             return None
         sums, counts = self._table(column)
         at = (self._rows_of(cells), self._columns_of(scenarios))
-        if (counts[at] == 0).any():
+        if column in JUDGED:
+            self.require_scored(column, dict.fromkeys(cells), counts[at])
+        elif (counts[at] == 0).any():
             return None
         return Scores(sums=sums[at], counts=counts[at])
+
+    def n_missing(self, cells: Sequence[Cell], scenarios: Sequence[str]) -> int:
+        """Rows of `cells[i]` on `scenarios[i]` that lack a trait, or a coherence where more do."""
+        at = (self._rows_of(cells), self._columns_of(scenarios))
+        return max(int((self.n_rows[at] - self._table(name)[1][at]).sum()) for name in JUDGED)
+
+    def require_scored(
+        self, column: str, cells: Iterable[Cell], counts: Float[np.ndarray, "*any"]
+    ) -> None:
+        """Refuse unless the judge gave at least one number.
+
+        Raises:
+            SelectionError: naming a cell.
+        """
+        if not counts.any():
+            raise SelectionError(
+                f"the judge gave no usable {column} for any row of {next(iter(cells)).label} on "
+                f"{len(self.scenarios)} scenarios, so that nothing can be said about it; see to "
+                "the judge and score the rows again in a new run directory"
+            )
 
     def sums(
         self, column: str, cells: Sequence[Cell]

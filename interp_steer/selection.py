@@ -29,7 +29,9 @@ class CellScore:
     coherence: float
     """Mean coherence, 0-100."""
     n_rows: int
-    """Generations behind the means."""
+    """Generations with a trait score, which the mean is over."""
+    n_missing: int = 0
+    """Generations beside them that the judge could not score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +97,21 @@ def choose(
 
 
 def cell_score(board: Scoreboard, cell: Cell) -> CellScore:
-    """Mean scores of one cell over all its rows on the board's scenarios.
+    """Mean scores of one cell over all its scored rows on the board's scenarios.
 
     Raises:
-        SelectionError: it has none.
+        SelectionError: it has no rows, or the judge scored none of them.
     """
     trait, n = board.sums("trait", [cell])
     coherence, n_coherence = board.sums("coherence", [cell])
+    board.require_scored("trait", [cell], n)
+    board.require_scored("coherence", [cell], n_coherence)
     return CellScore(
         cell=cell,
         trait=float(trait.sum() / n.sum()),
         coherence=float(coherence.sum() / n_coherence.sum()),
         n_rows=int(n.sum()),
+        n_missing=board.n_missing([cell] * len(board.scenarios), board.scenarios),
     )
 
 

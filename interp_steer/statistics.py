@@ -66,7 +66,7 @@ class Scores:
     sums: Float[np.ndarray, "scenario"]
     """Sum of the scores of each scenario."""
     counts: Float[np.ndarray, "scenario"]
-    """Rows of each scenario."""
+    """Scored rows of each scenario."""
 
     @property
     def mean(self) -> float:
@@ -173,8 +173,13 @@ def recovered(*, steered: float, malicious: float, aligned: float) -> float:
     return (steered - malicious) / gap if gap else math.nan
 
 
-def sampled_mean(scores: Scores, resamples: Resamples) -> Sampled:
-    """Mean over rows, in every bootstrap sample.
+def sampled_mean(scores: Scores, resamples: Resamples, *, may_have_gaps: bool = False) -> Sampled:
+    """Mean over rows, in every bootstrap sample; NaN in a sample without a score.
+
+    Args:
+        scores: of one configuration.
+        resamples: of its scenarios.
+        may_have_gaps: whether a scenario may have no score, because the judge gave none.
 
     Raises:
         StatisticsError: the resamples are of another number of scenarios, or one has no row.
@@ -185,12 +190,13 @@ def sampled_mean(scores: Scores, resamples: Resamples) -> Sampled:
             f"bootstrap weights are for {weights.shape[1]} scenarios, scores for "
             f"{len(scores.sums)}; draw the resamples from the clusters of these scenarios"
         )
-    if (scores.counts == 0).any():
+    if not may_have_gaps and (scores.counts == 0).any():
         raise StatisticsError(
             f"{int((scores.counts == 0).sum())} of {len(scores.counts)} scenarios have no row; "
             "run the sweep again, it resumes and adds what is missing"
         )
-    draws = (weights @ scores.sums) / (weights @ scores.counts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = (weights @ scores.sums) / (weights @ scores.counts)
     return Sampled(value=scores.mean, draws=draws)
 
 

@@ -105,6 +105,7 @@ def _baseline_numbers(measured: Measured) -> dict[str, Any]:
         },
         "n_scenarios": measured.n_scenarios,
         "n_clusters": measured.n_clusters,
+        "n_missing": measured.n_missing,
     }
 
 

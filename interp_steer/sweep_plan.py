@@ -160,8 +160,12 @@ def sweep_record(
         before: what the manifest said before.
     """
     grids = [earlier for earlier in before.get("grids", []) if earlier != grid]
+    paths = {
+        name: path and str(path)
+        for name, path in (("embedder", config.embedder), ("judge_config", config.judge_config))
+    }
     return {
-        "config": asdict(config) | {"embedder": config.embedder and str(config.embedder)},
+        "config": asdict(config) | paths,
         "grids": [*grids, dict(grid)],
         "selection": [scenario.id for scenario in split.selection],
         "reporting": [scenario.id for scenario in split.reporting],

@@ -14,7 +14,7 @@ from interp_steer.embedders import SentenceTransformerEmbedder
 from interp_steer.engines import Engine
 from interp_steer.errors import RunError
 from interp_steer.fit_stage import load_probes, read_responses, training_scenario_ids
-from interp_steer.judges import Judge
+from interp_steer.judges import Judge, judge_pin
 from interp_steer.operating_points import Plan, PointFinder
 from interp_steer.report_records import report_as_operating_points
 from interp_steer.report_tables import write_tables
@@ -64,11 +64,15 @@ def sweep(
     setting = sweep_setting(study, config, judge=judge)
     with run.lock():
         run.pin(
-            {"probes": _probes_hash(run), "judge": judge.name, "measures": _measures(setting)},
+            {
+                "probes": _probes_hash(run),
+                "judge": judge_pin(judge, study.scenarios),
+                "measures": _measures(setting),
+            },
             sweep=sweep_record(config, split, grid, before=run.manifest.get("sweep", {})),
         )
         run_cells(run, screen_blocks(grid_cells(grid), split), setting=setting, engine=engine)
-        points = PointFinder(read_rows(run), replace(_plan(run), n_resamples=1)).points()
+        points = PointFinder(read_rows(run), replace(run_plan(run), n_resamples=1)).points()
         beside = beside_blocks(points, split, config)
         if beside:
             run_cells(run, beside, setting=setting, engine=engine)
@@ -120,10 +124,15 @@ def select(run: Run, *, coherence_share: float | None = None) -> Report:
 
 def run_report(run: Run, *, coherence_share: float | None = None) -> Report:
     """What `select` writes, computed from the rows of the sweep."""
-    return report(read_rows(run), _plan(run, coherence_share=coherence_share))
+    return report(read_rows(run), run_plan(run, coherence_share=coherence_share))
 
 
-def _plan(run: Run, *, coherence_share: float | None = None) -> Plan:
+def run_plan(run: Run, *, coherence_share: float | None = None) -> Plan:
+    """The plan of the run's report, as its manifest has it.
+
+    Raises:
+        RunError: the run has no sweep.
+    """
     manifest = run.manifest
     if "sweep" not in manifest:
         raise RunError(

@@ -57,12 +57,14 @@ class _Half:
     trait: Float[np.ndarray, "sample cell"]
     coherence: Float[np.ndarray, "sample cell"]
     n: Float[np.ndarray, "sample cell"]
+    n_coherence: Float[np.ndarray, "sample cell"]
     aligned_coherence: Float[np.ndarray, "sample"]
 
     def best(self, group: Candidates, share: float) -> tuple[np.ndarray, np.ndarray]:
+        with np.errstate(invalid="ignore"):  # 0 / 0: a judge may have scored no row of a cell
+            means = self.trait / self.n, self.coherence / self.n_coherence
         return best_cells(
-            self.trait / self.n,
-            self.coherence / self.n,
+            *means,
             floor=share * self.aligned_coherence,
             neighbours=group.neighbours,
         )
@@ -90,9 +92,13 @@ def two_fold(
     (first, first_keeps), (second, second_keeps) = (h.best(group, coherence_share) for h in halves)
     # the first half's choice is judged on the second half, and the other way round
     judged = ((halves[1], first), (halves[0], second))
-    n = np.add(*(_at(h.n, best) for h, best in judged))
-    trait = np.add(*(_at(h.trait, best) for h, best in judged)) / n
-    coherence = np.add(*(_at(h.coherence, best) for h, best in judged)) / n
+
+    def pooled(name: str) -> np.ndarray:
+        return np.add(*(_at(getattr(h, name), best) for h, best in judged))
+
+    with np.errstate(invalid="ignore"):
+        trait = pooled("trait") / pooled("n")
+        coherence = pooled("coherence") / pooled("n_coherence")
     return TwoFold(
         group=group.group,
         folds=(_fold(group, first, first_keeps), _fold(group, second, second_keeps)),
@@ -112,10 +118,16 @@ def _half(
         return weights[:, here] @ sums[:, here].T, weights[:, here] @ counts[:, here].T
 
     trait, n = summed("trait", group.cells)
-    coherence, _ = summed("coherence", group.cells)
+    coherence, n_coherence = summed("coherence", group.cells)
     aligned, n_aligned = summed("coherence", [ALIGNED])
+    with np.errstate(invalid="ignore"):
+        aligned_coherence = (aligned / n_aligned)[:, 0]
     return _Half(
-        trait=trait, coherence=coherence, n=n, aligned_coherence=(aligned / n_aligned)[:, 0]
+        trait=trait,
+        coherence=coherence,
+        n=n,
+        n_coherence=n_coherence,
+        aligned_coherence=aligned_coherence,
     )
 
 

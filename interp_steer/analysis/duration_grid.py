@@ -15,7 +15,10 @@ from interp_steer.runs import Run
 
 SCOPES = ("all", "response", *(f"first:{k}" for k in (1, 2, 4, 8, 16, 32)))
 THREATS = ("malicious_prompt", *(f"prefill:{k}" for k in (2, 4, 8, 16)))
-KEPT = ("protocol", "test_scenarios", "selection_scenarios", "judge", "judge_free", "embedder")
+KEPT = (
+    *("protocol", "test_scenarios", "selection_scenarios"),
+    *("judge", "judge_config", "trait_description", "judge_free", "embedder"),
+)
 """Settings of the run's sweep without which the new rows would not stand beside the old ones."""
 
 

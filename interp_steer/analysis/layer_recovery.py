@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from interp_steer.analysis.bootstrap import named_groups
 from interp_steer.analysis.run_rows import (
@@ -64,7 +65,7 @@ def layer_recoveries(run: Run) -> list[LayerRecovery]:
     share = run.manifest["sweep"]["config"].get("coherence_share", 0.9)
     is_top = is_cell(frame, ALIGNED) & frame["scenario"].isin(rows["scenario"])
     top = frame.loc[is_top, "coherence"].to_numpy(np.float64)
-    floor = share * float(top.mean()) if top.size else math.nan
+    floor = share * _known_mean(top)
     scored = pd.DataFrame(list(_scores(frame, rows)))
     both = pd.concat([scored, scored.assign(method=BEST)])
     return [
@@ -81,8 +82,14 @@ def _scores(frame: pd.DataFrame, rows: pd.DataFrame) -> Iterator[dict[str, Any]]
             "layer": cell.layer,
             "alpha": cell.alpha,
             "recovered": baselines.recovered(cell, group)["recovered"],
-            "coherence": float(group["coherence"].to_numpy(np.float64).mean()),
+            "coherence": _known_mean(group["coherence"].to_numpy(np.float64)),
         }
+
+
+def _known_mean(scores: Float[np.ndarray, "row"]) -> float:
+    """Mean over the rows that the judge could score; NaN where there are none."""
+    known = scores[np.isfinite(scores)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _best(key: dict[str, Any], cells: pd.DataFrame, floor: float) -> LayerRecovery:
