@@ -92,16 +92,16 @@ def best_cells(
     most coherent one stands in, and is reported as not keeping it. A mean that does not exist (NaN:
     the judge scored none of the rows) is never the best.
     """
-    is_scored = np.isfinite(trait) & np.isfinite(coherence)
-    trait, coherence = (np.where(is_scored, values, -np.inf) for values in (trait, coherence))
+    has_gap = np.isnan(trait) | np.isnan(coherence)
+    coherence = np.where(has_gap, -np.inf, coherence)
     eligible = np.asarray(coherence >= floor[:, None] - SLACK)
     keeps = np.asarray(eligible.any(axis=1))
     most_coherent = _highest(coherence, np.full(coherence.shape, True))
     left = np.where(keeps[:, None], eligible, most_coherent)
-    left = _highest(coherence, _highest(trait, left))
+    left = _highest(coherence, _highest(np.where(has_gap, -np.inf, trait), left))
     tied = left.sum(axis=1) > 1
     if tied.any():
-        left[tied] = _highest(trait[tied] @ neighbours.T, left[tied])
+        left[tied] = _highest(_neighbour_means(trait[tied], neighbours), left[tied])
     return left.argmax(axis=1), keeps
 
 
@@ -115,6 +115,17 @@ def _candidates(group: Group, members: Sequence[Cell]) -> Candidates:
     alone = near.sum(axis=1) == 0
     near[alone] = np.eye(len(cells))[alone]
     return Candidates(group=group, cells=cells, neighbours=near / near.sum(axis=1, keepdims=True))
+
+
+def _neighbour_means(
+    trait: Float[np.ndarray, "sample cell"], neighbours: Float[np.ndarray, "cell cell"]
+) -> Float[np.ndarray, "sample cell"]:
+    """Mean trait of every cell's neighbours, of those that have one."""
+    known = np.isfinite(trait)
+    if known.all():
+        return trait @ neighbours.T
+    total, weight = (v @ neighbours.T for v in (np.where(known, trait, 0.0), known.astype(float)))
+    return np.divide(total, weight, out=np.full(total.shape, -np.inf), where=weight > 0)
 
 
 def _highest(

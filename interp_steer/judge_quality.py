@@ -9,11 +9,10 @@ are about these responses; a judge may still fail on others.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 
 from interp_steer.errors import JudgeError
 from interp_steer.intervals import SHARE, bootstrap_interval, mean_estimate
@@ -22,6 +21,7 @@ from interp_steer.pairs import AnswerPair
 from interp_steer.statistics import Estimate, Resamples, Sampled, draw_resamples
 
 
+@runtime_checkable
 class RepeatableJudge(Protocol):
     """A judge that can be asked the same again."""
 
@@ -177,16 +177,35 @@ def _spearman(
 ) -> Estimate:
     """Rank correlation, ranked anew in every resample; NaN where one side is constant."""
     known = np.isfinite(one) & np.isfinite(other)
-    both = np.stack([one[known], other[known]])
-    weights = resamples.weights[:, known].astype(np.int64)
-    draws = np.array([_rank_correlation(np.repeat(both, w, axis=1)) for w in weights])
-    return Estimate(value=_rank_correlation(both), interval=bootstrap_interval(draws, resamples))
+    everything = np.vstack([np.ones(len(one)), resamples.weights])[:, known]
+    found = rank_correlations(one[known], other[known], everything)
+    interval = bootstrap_interval(found[1:], resamples)
+    return Estimate(value=float(found[0]), interval=interval)
 
 
-def _rank_correlation(both: Float[np.ndarray, "two row"]) -> float:
-    if both.shape[1] < 3:
-        return math.nan
-    ranks = rankdata(both, axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    size = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
-    return float((ranks[0] * ranks[1]).sum()) / size if size else math.nan
+def rank_correlations(
+    one: Float[np.ndarray, "row"],
+    other: Float[np.ndarray, "row"],
+    weights: Float[np.ndarray, "sample row"],
+) -> Float[np.ndarray, "sample"]:
+    """Spearman's rho of samples that hold row i `weights[:, i]` times (mid-ranks for ties).
+
+    NaN for fewer than three rows, and where one side is constant.
+    """
+    n = weights.sum(axis=1)
+    ranks = [_mid_ranks(values, weights) for values in (one, other)]
+    # The mean of mid-ranks is (n + 1) / 2 whatever is tied.
+    a, b = (rank - (n[:, None] + 1) / 2 for rank in ranks)
+    size = np.sqrt((weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1))
+    is_defined = (n >= 3) & (size > 1e-9)
+    total = (weights * a * b).sum(axis=1)
+    return np.divide(total, size, out=np.full(len(n), np.nan), where=is_defined)
+
+
+def _mid_ranks(
+    values: Float[np.ndarray, "row"], weights: Float[np.ndarray, "sample row"]
+) -> Float[np.ndarray, "sample row"]:
+    levels, place = np.unique(values, return_inverse=True)
+    at_level = weights @ np.eye(len(levels))[place]
+    below = at_level.cumsum(axis=1) - at_level
+    return (below + (at_level + 1) / 2)[:, place]

@@ -9,7 +9,7 @@ money, so that it plays when it is told to.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,25 @@ NAME = "pairwise_elo"
 """Name of the main table."""
 
 
-def run_tournament(
-    run: Run, config: TournamentConfig, *, judge: PairJudge
-) -> tuple[pd.DataFrame, list[Path]]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Played:
+    """A tournament that was played and written."""
+
+    ratings: pd.DataFrame
+    """The main table, the strongest first."""
+    order: OrderEffect
+    """What the order shown did to the judge."""
+    paths: tuple[Path, ...]
+    """The parquet files."""
+
+
+def run_tournament(run: Run, config: TournamentConfig, *, judge: PairJudge) -> Played:
     """Play, rate, and write the tables.
 
     Args:
         run: a run with a finished sweep.
         config: who plays, and how.
         judge: decides.
-
-    Returns:
-        The ratings, the strongest first, and the parquet files.
 
     Raises:
         RunError: the run has no sweep, or another writer.
@@ -56,11 +63,12 @@ def run_tournament(
     games = play(players, played, judge)
     of = scenario_clusters(run)
     clusters = [of[scenario] for scenario in games.scenarios]
+    order = order_effect(games, clusters)
     ratings = pd.DataFrame(list(_ratings(players, games, clusters, config.seed)))
     tables = {
         "": ratings.astype({"layer": "Int64", "alpha": "float64"}).assign(judge=judge.name),
         "pairs": pd.DataFrame(list(_pairs(games, clusters))),
-        "order": pd.DataFrame([_order(order_effect(games, clusters))]),
+        "order": pd.DataFrame([_order(order)]),
     }
     findings = Findings(
         tables=tables,
@@ -72,7 +80,7 @@ def run_tournament(
     command = f"interp-steer judge-tournament {run.path.resolve().name}"
     with run.lock():
         paths = write_findings(run, NAME, findings, command=command, config=_plain(settings))
-    return tables[""], paths
+    return Played(ratings=tables[""], order=order, paths=tuple(paths))
 
 
 def _ratings(
