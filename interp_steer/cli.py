@@ -25,6 +25,8 @@ from interp_steer.config import (
 )
 from interp_steer.errors import InterpSteerError
 from interp_steer.narration import narrated
+from interp_steer.plan_command import PlanConfig
+from interp_steer.presets import with_preset
 
 if TYPE_CHECKING:
     from interp_steer.runs import Run
@@ -84,15 +86,21 @@ class Fit:
 
     def run(self) -> str:
         """Return how readable the trait is at every layer."""
-        import torch
-
         from interp_steer.fit_stage import fit, project
-        from interp_steer.model import HookedLM
+        from interp_steer.model import ChatOptions, HookedLM
         from interp_steer.study import Sources, start_study
         from interp_steer.summary import probe_table
 
-        dtype = getattr(torch, self.config.dtype)
-        lm = HookedLM.load(self.model, device=self.config.device, dtype=dtype)
+        config = self.config
+        lm = HookedLM.load(
+            self.model,
+            device=config.device,
+            dtype=config.dtype,
+            device_map=config.device_map,
+            n_devices=config.n_devices,
+            revision=config.revision,
+            chat=ChatOptions(enable_thinking=config.enable_thinking, date=config.chat_date),
+        )
         sources = Sources(model=self.model, scenarios=self.scenarios)
         study = start_study(self.out, lm, sources, sampling=self.config.sampling)
         probes = fit(study, self.config)
@@ -126,7 +134,12 @@ class Sweep:
         load_probes(run)
         judge = judge_of(self.config, str(run.manifest["trait"]))
         with chosen_engine(self.run_folder, self.config, self.engine) as engine:
-            study = reopen_study(self.run_folder, device=self.engine.device)
+            study = reopen_study(
+                self.run_folder,
+                device=self.engine.device,
+                device_map=self.engine.device_map,
+                n_devices=self.engine.n_devices,
+            )
             sweep(study, self.config, judge=judge, engine=engine)
         return _table(study.run, select(study.run)) + spent(judge)
 
@@ -316,6 +329,24 @@ class Report:
         return f"{page} ({page.stat().st_size / 1e6:.1f} MB; opens from disk, without a network)"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Say what a study would need: memory, time by stage, rows, disk; no weights are loaded."""
+
+    config: PlanConfig = field(default_factory=PlanConfig)
+    """Model, lengths, device."""
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    """The grid, as `sweep` takes it."""
+    common: Common = field(default_factory=Common)
+    """Options of every command."""
+
+    def run(self) -> str:
+        """Return the plan."""
+        from interp_steer.plan_command import plan_text
+
+        return plan_text(self.config, self.sweep)
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
@@ -325,6 +356,7 @@ Command = (
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
+    | Annotated[Plan, tyro.conf.subcommand("plan")]
 )
 
 
@@ -346,7 +378,9 @@ def _main(argv: Sequence[str] | None) -> int:
     if arguments[:1] == ["demo-full"]:
         arguments[:1] = ["demo", "--full"]
     try:
-        command = _parse(arguments)
+        command = _parse(with_preset(arguments))
+    except InterpSteerError as error:
+        return _refuse(str(error), 1)
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -365,7 +399,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _parse(
     arguments: list[str],
-) -> Demo | Fit | Sweep | Select | Trace | Figures | Report | Explore:
+) -> Demo | Fit | Sweep | Select | Trace | Figures | Report | Explore | Plan:
     return tyro.cli(
         Command,  # pyright: ignore[reportArgumentType] - a union of annotated classes is a form
         prog="interp-steer",

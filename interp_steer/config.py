@@ -53,9 +53,20 @@ class FitConfig:
     batch_size: int = 64
     """Rows generated together."""
     device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The model's dtype; edits and probes are computed in float32 or better whatever it is."""
+    """Where the model runs: cpu, cuda, cuda:1, mps; or a device map (auto, balanced)."""
+    device_map: str | None = None
+    """Spread the model over devices: auto, balanced, sequential."""
+    n_devices: int | None = None
+    """Split the model evenly over so many GPUs."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The model's dtype; auto is bfloat16 on CUDA and float32 elsewhere. Edits and probes are
+    computed in float32 or better whatever it is."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; the commit loaded is recorded."""
+    enable_thinking: bool = False
+    """Let a thinking model think before it answers."""
+    chat_date: str = "2024-07-26"
+    """Date that chat templates may write (Llama 3 does), year-month-day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,17 +140,6 @@ class SweepConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """Who generates: this process, or Ray workers on more GPUs or machines."""
-
-    engine: EngineName = "local"
-    """local, or ray (the extra `ray`)."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
-    address: str | None = None
-    """ray: address of a running cluster; by default Ray is started on this machine alone."""
-    workers: int | None = None
-@dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeChoice:
     """Who judges stored responses."""
 
@@ -163,6 +163,8 @@ class TournamentConfig:
     """Play on at most so many reporting scenarios, balanced by category; None takes all."""
     both_orders: bool = False
     """Show every pair in both orders: twice the calls, and the position bias by pairs."""
+    resamples: int = 1000
+    """Bootstrap samples behind the intervals of the ratings."""
     seed: int = 42
     """Seed of the order in which pairs are shown, and of the bootstrap."""
 
@@ -183,6 +185,21 @@ class QualityConfig:
     """Seed of the sample and of the bootstrap."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Who generates: this process, or Ray workers on more GPUs or machines."""
+
+    engine: EngineName = "local"
+    """local, or ray (the extra `ray`)."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps; or a device map (auto, balanced)."""
+    device_map: str | None = None
+    """Spread the model over devices: auto, balanced, sequential."""
+    n_devices: int | None = None
+    """Split the model evenly over so many GPUs."""
+    address: str | None = None
+    """ray: address of a running cluster; by default Ray is started on this machine alone."""
+    workers: int | None = None
     """ray: how many; by default as many as the cluster holds."""
     num_gpus_per_worker: float = 0.0
     """ray: GPUs of each worker; a fraction shares one."""

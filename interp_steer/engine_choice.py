@@ -57,7 +57,9 @@ def chosen_engine(
     """
     if choice.engine == "ray":
         recipe = RunRecipe(
-            run_folder=run_folder.resolve(), config=_absolute(config), device=choice.device
+            run_folder=run_folder.resolve(),
+            config=_absolute(config),
+            device=choice.device_map or choice.device,
         )
         with RayEngine(
             recipe,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from interp_steer.errors import ModelError
 from interp_steer.names import resid_post
-from interp_steer.tokens import ResidHook, TokenChunk
+from interp_steer.tokens import PaddedBatch, ResidHook, TokenChunk
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +192,8 @@ class ChunkRunner:
             logits = self.model(input_ids=chunk.token_ids, **options).logits
         finally:
             self._chunk = None
+        # On a model spread over devices the unembedding may lie elsewhere than the inputs.
+        logits = logits.to(chunk.token_ids.device)
         return logits[:, -n_logits:] if n_logits else logits
 
     @contextmanager
@@ -201,10 +203,45 @@ class ChunkRunner:
             yield
 
     def new_cache(self) -> Any:
-        """Return an empty key-value cache that knows the model's sliding windows."""
+        """Return an empty key-value cache that knows the model's sliding windows.
+
+        Raises:
+            ModelError: the model takes no such cache (it would be ignored, and every step would
+                see one token alone).
+        """
         from interp_steer.kv_cache import appending_cache  # loads transformers
 
+        if "past_key_values" not in self._forward_options:
+            raise ModelError(
+                f"{type(self.model).__name__} takes no key-value cache, so it cannot generate or "
+                "run in chunks here; use a decoder-only model with attention (Llama, Qwen, Gemma, "
+                "Mistral, GPT-2, GPT-NeoX, and the like)"
+            )
         return appending_cache(self.model.config)
+
+    def select_rows(self, cache: Any, rows: Int[Tensor, "chosen"]) -> None:
+        """Keep the chosen rows of a cache from `new_cache`."""
+        from interp_steer.kv_cache import select_rows
+
+        select_rows(cache, rows)
+
+    def check_piece(self, batch: PaddedBatch, size: int) -> None:
+        """Refuse pieces of a padded batch that the model would get wrong.
+
+        Raises:
+            ModelError: single positions of rows of different lengths on a model with linear
+                attention: Hugging Face masks no padding in a call of one token, so that it would
+                enter the recurrent state of the shorter rows.
+        """
+        from interp_steer.kv_cache import is_recurrent
+
+        is_padded = bool((batch.lengths < batch.width).any())
+        if size == 1 and is_padded and batch.width > 1 and is_recurrent(self.new_cache()):
+            raise ModelError(
+                f"{type(self.model).__name__} has linear attention, which takes padding for text "
+                "when a prompt is run one token at a time; use a chunk of at least 2 positions, "
+                "or sequences of one length"
+            )
 
 
 def _position_ids(

@@ -27,6 +27,7 @@ from interp_steer.sampling import (
     choose_tokens,
     row_uniforms,
 )
+from interp_steer.thinking import ThinkingMarks
 from interp_steer.tokens import PaddedBatch, Segment, TokenChunk, TokenizedPrompt, left_pad
 
 COMPACT_FRACTION = 8
@@ -84,8 +85,8 @@ def check_prompts(prompts: Sequence[TokenizedPrompt], sample_keys: Sequence[str]
     for row, prompt in enumerate(prompts):
         if prompt.n_prompt != len(prompt):
             raise ModelError(
-                f"prompt {row} already ends in RESPONSE tokens; give what precedes the response, "
-                "and a fixed start of it through TokenizedPrompt.with_prefill"
+                f"prompt {row} already ends in RESPONSE tokens (or THINKING); give what precedes "
+                "the response, and a fixed start of it through TokenizedPrompt.with_prefill"
             )
 
 
@@ -132,9 +133,11 @@ def sample_responses(
                 rows = _LiveRows(runner, shared.batch(prompts, pad_id, device), n_steps)
                 logits = rows.prefill(settings.prefill_chunk)
             logits = rows.spread(logits, shared.place)
+            rows.thinking = _RowThinking.of(prompts, device)
         else:
             batch = left_pad(prompts, pad_id=pad_id, device=device)
             rows = _LiveRows(runner, batch, n_steps)
+            rows.thinking = _RowThinking.of(prompts, device)
             logits = rows.prefill(settings.prefill_chunk)
         for step in range(n_steps):
             chosen = choose_tokens(logits, uniforms[rows.rows, step], settings)
@@ -196,6 +199,29 @@ class SharedPrompts:
         return replace(padded, chunk=replace(padded.chunk, rows=rows))
 
 
+@dataclass(slots=True)
+class _RowThinking:
+    """Where the rows of a thinking model are between thinking and answer."""
+
+    marks: ThinkingMarks
+    """The model's marks."""
+    phases: Int[Tensor, "live"]
+    """`ThinkingPhase` of each row."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[TokenizedPrompt], device: torch.device) -> "_RowThinking | None":
+        """Start where the prompts end; None where no prompt can be followed by thinking."""
+        marks = next((p.thinking for p in prompts if p.thinking is not None), None)
+        if marks is None:
+            return None
+        return cls(marks=marks, phases=torch.tensor([int(p.phase) for p in prompts], device=device))
+
+    def segments(self, token_ids: Int[Tensor, "live"]) -> Int[Tensor, "live"]:
+        """Take the rows' next tokens; return whether they are RESPONSE or THINKING."""
+        self.phases, is_thinking = self.marks.advance(self.phases, token_ids)
+        return torch.where(is_thinking, int(Segment.THINKING), int(Segment.RESPONSE))
+
+
 class _LiveRows:
     """The rows still being sampled, their cache and attention mask."""
 
@@ -208,11 +234,13 @@ class _LiveRows:
         self.lengths = batch.lengths
         is_real = batch.chunk.is_real.long()
         self.mask = torch.nn.functional.pad(is_real, (0, n_steps), value=1)
+        self.thinking: _RowThinking | None = None
         self._kept: Int[Tensor, live] | None = None
 
     def prefill(self, chunk_size: int | None) -> Float[Tensor, "live d_vocab"]:
         """Run the prompts; return the float32 logits of the first response token."""
         width, size = self.batch.width, chunk_size or self.batch.width
+        self.runner.check_piece(self.batch, size)
         logits = None
         for start in range(0, width, size):
             stop = min(start + size, width)
@@ -231,13 +259,15 @@ class _LiveRows:
         self.lengths, self.mask = self.lengths[source], self.mask[source]
         self.is_open = self.is_open[source]
         if len(self.rows) > len(logits):  # else every row has run its own
-            self.cache.batch_select_indices(source)
+            self.runner.select_rows(self.cache, source)
         return logits[source]
 
     def step(self, token_ids: Int[Tensor, "live"], index: int) -> Float[Tensor, "live d_vocab"]:
         """Run response token `index` of every row; closed rows are padding."""
-        token_ids, is_open = token_ids[:, None], self.is_open[:, None]
         response = torch.full_like(token_ids, Segment.RESPONSE)
+        if self.thinking is not None:
+            response = self.thinking.segments(token_ids)
+        token_ids, is_open, response = token_ids[:, None], self.is_open[:, None], response[:, None]
         chunk = TokenChunk(
             rows=self.rows,
             token_ids=token_ids,
@@ -263,7 +293,9 @@ class _LiveRows:
             self._kept = self.is_open.nonzero()[:, 0]
             self.rows, self.lengths = self.carry(self.rows), self.carry(self.lengths)
             self.mask, self.is_open = self.carry(self.mask), self.carry(self.is_open)
-            self.cache.batch_select_indices(self._kept)
+            if self.thinking is not None:
+                self.thinking.phases = self.carry(self.thinking.phases)
+            self.runner.select_rows(self.cache, self._kept)
         return n_open > 0
 
     def carry(self, values: Tensor) -> Tensor:

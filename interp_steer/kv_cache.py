@@ -16,7 +16,11 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionCacheLayerMixin,
+)
 
 SPARE = 16
 """Positions of room behind a copy: one step in so many pays for copying, and the room itself stays
@@ -38,6 +42,23 @@ def appending_cache(config: Any) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [_appending(layer) for layer in cache.layers]
     return cache
+
+
+def select_rows(cache: DynamicCache, indices: Int[Tensor, "chosen"]) -> None:
+    """Keep the chosen rows of the batch in every layer of `cache`; a row may be chosen twice."""
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            # Hugging Face gives these no batch_select_indices, or lets them inherit one that
+            # leaves their own states behind; reorder_cache takes any rows and moves both.
+            layer.reorder_cache(indices)  # pyright: ignore[reportArgumentType] - any integers do
+        else:
+            layer.batch_select_indices(indices)
+
+
+def is_recurrent(cache: DynamicCache) -> bool:
+    """Whether some layer carries a state from token to token instead of keys and values."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
 
 
 class _Room:
@@ -69,6 +90,7 @@ class _Room:
 
     def select(self, held: States, indices: Int[Tensor, "chosen"]) -> States:
         """Return the chosen rows of `held`, with the room behind them."""
+        indices = indices.to(held.device)  # a layer may lie on another device than the inputs
         if self._buffer is None or held is not self._view:
             return held.index_select(0, indices)
         self._buffer = self._buffer[:, :, self._start :].index_select(0, indices)

@@ -6,9 +6,10 @@ rows are batched, padded, cached or chunked, up to float noise. Nothing here kno
 steering method is.
 """
 
-import hashlib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_steer.chat_template import ChatOptions, system_role
 from interp_steer.errors import ModelError
 from interp_steer.forwarding import ChunkRunner, LayerHooks
 from interp_steer.generation import StopRule, sample_responses
-from interp_steer.sampling import Generation, GenerationSettings, GenerationStep, StepCallback
+from interp_steer.model_identity import model_identity, weight_hash
+from interp_steer.model_loading import DtypeName, Placement, load_bridge
+from interp_steer.sampling import (
+    Generation,
+    GenerationSettings,
+    GenerationStep,
+    StepCallback,
+    answer_ids,
+)
 from interp_steer.scenarios import Prompt
+from interp_steer.thinking import ThinkingMarks
 from interp_steer.tokenization import decode_tokens, token_strings, tokenize_prompt
 from interp_steer.tokens import (
     PaddedBatch,
@@ -33,6 +44,7 @@ from interp_steer.tokens import (
 )
 
 __all__ = [
+    "ChatOptions",
     "Generation",
     "GenerationSettings",
     "GenerationStep",
@@ -44,6 +56,8 @@ __all__ = [
     "TokenizedPrompt",
 ]
 
+_log = logging.getLogger(__name__)
+
 PAD_ID = 0
 """Token id written at padding. Any valid id does: padding is masked and hooks are told of it."""
 
@@ -51,12 +65,21 @@ PAD_ID = 0
 class HookedLM:
     """A causal language model with hooks on the residual stream that leaves each block."""
 
-    def __init__(self, bridge: Any, *, model_id: str | None = None) -> None:
+    def __init__(
+        self,
+        bridge: Any,
+        *,
+        model_id: str | None = None,
+        revision: str | None = None,
+        chat: ChatOptions | None = None,
+    ) -> None:
         """Wrap a `TransformerBridge`.
 
         Args:
             bridge: in evaluation mode; with a tokenizer, if prompts are to be tokenized.
             model_id: name recorded in artifacts; the bridge's own by default.
+            revision: commit of the hub that it was loaded from.
+            chat: what the chat template is told.
 
         Raises:
             ModelError: no residual hooks, or the bridge is in training mode (dropout).
@@ -73,37 +96,47 @@ class HookedLM:
             )
         self.bridge = bridge
         self.model_id = model_id or str(bridge.cfg.model_name)
+        self.revision = revision
+        self.chat = chat or ChatOptions()
         self._runner = ChunkRunner(bridge)
+        self._told = False
 
     @classmethod
     def load(
         cls,
         name_or_path: str | Path,
         *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | DtypeName = "auto",
+        device_map: str | dict[str, str | int] | None = None,
+        n_devices: int | None = None,
+        revision: str | None = None,
+        hf_model: Any | None = None,
+        tokenizer: Any | None = None,
+        chat: ChatOptions | None = None,
     ) -> "HookedLM":
         """Load a local Hugging Face directory or a model of the hub.
 
-        Raises:
-            ModelError: no such model, or one that TransformerLens has no adapter for.
-        """
-        from transformer_lens.model_bridge import TransformerBridge
+        Args:
+            name_or_path: directory, or hub name (owner/name).
+            device: cpu (the default), cuda, cuda:1, mps; or a device map by name.
+            dtype: of weights and residual stream; "auto" is bfloat16 on CUDA and float32 elsewhere.
+            device_map: spread the model as Hugging Face does: "auto", "balanced", or a dict.
+            n_devices: split it evenly over so many GPUs.
+            revision: branch, tag or commit of the hub.
+            hf_model: the model itself, loaded before with any options (quantised, for instance);
+                device, dtype and device map are then its own.
+            tokenizer: instead of the one that lies with the model.
+            chat: what the chat template is told (`ChatOptions`).
 
-        path = Path(name_or_path)
-        try:
-            bridge = TransformerBridge.boot_transformers(
-                str(name_or_path), device=str(device), dtype=dtype
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"could not load the model {str(name_or_path)!r} "
-                f"({'a local directory' if path.is_dir() else 'not a local directory'}): {error}. "
-                "Give a directory with config.json, model.safetensors and tokenizer files, or a "
-                "hub name whose architecture TransformerLens supports"
-            ) from error
-        # A directory's name, not its path: artifacts must not depend on where a model lies.
-        return cls(bridge, model_id=path.resolve().name if path.is_dir() else str(name_or_path))
+        Raises:
+            ModelError: the model cannot be loaded; the message says why and what to do.
+        """
+        placement = Placement.of(device, dtype, device_map=device_map, n_devices=n_devices)
+        loaded = load_bridge(
+            name_or_path, placement, revision=revision, hf_model=hf_model, tokenizer=tokenizer
+        )
+        return cls(loaded.bridge, model_id=loaded.model_id, revision=loaded.revision, chat=chat)
 
     @property
     def n_layers(self) -> int:
@@ -127,13 +160,20 @@ class HookedLM:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the weights and of the residual stream."""
-        return next(self._runner.model.parameters()).dtype
+        """Dtype of the embeddings, hence of the residual stream; quantised weights have others."""
+        return self._embedding.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
-        return next(self._runner.model.parameters()).device
+        """Where inputs go: the device of the embeddings."""
+        return self._embedding.device
+
+    @property
+    def _embedding(self) -> Tensor:
+        model: Any = self._runner.model
+        embed = model.get_input_embeddings()
+        found = next(embed.parameters(), None)
+        return next(model.parameters()) if found is None else found
 
     @property
     def tokenizer(self) -> Any:
@@ -156,7 +196,26 @@ class HookedLM:
             ModelError: see `interp_steer.tokenization.tokenize_prompt`.
         """
         prepend_bos = bool(getattr(self.bridge.cfg, "default_prepend_bos", True))
-        return tokenize_prompt(self.tokenizer, prompt, prepend_bos=prepend_bos)
+        tokens = tokenize_prompt(self.tokenizer, prompt, prepend_bos=prepend_bos, options=self.chat)
+        if Segment.SYSTEM in tokens.segments:
+            self._tell_of_system_role()
+        return tokens if self._thinking is None else replace(tokens, thinking=self._thinking)
+
+    @cached_property
+    def _thinking(self) -> ThinkingMarks | None:
+        return ThinkingMarks.of(self.tokenizer)
+
+    def _tell_of_system_role(self) -> None:
+        """Say once where the system prompt goes, if the template has no place of its own for it."""
+        role = None if self._told else system_role(self.tokenizer, self.chat)
+        self._told = True
+        if role in ("in_user_turn", "folded"):
+            who = "its own template" if role == "in_user_turn" else "interp_steer"
+            _log.warning(
+                "%s has no system role: %s puts the system prompt in front of the user's text",
+                self.model_id,
+                who,
+            )
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of `token_ids`, special tokens skipped."""
@@ -249,6 +308,7 @@ class HookedLM:
             return self._runner.run(batch.chunk, mask, n_logits=n_logits, first_positions=shift)
         if size < 1:
             raise ModelError(f"chunk must be at least 1 position or None, got {size}")
+        self._runner.check_piece(batch, size)
         cache, pieces = self._runner.new_cache(), []
         for start in range(0, batch.width, size):
             stop = min(start + size, batch.width)
@@ -302,39 +362,26 @@ class HookedLM:
                 token_ids=row.token_ids,
                 stop_reason=row.stop_reason,
                 logprobs=row.logprobs,
-                text=self.decode(row.token_ids) if self.tokenizer is not None else "",
+                text=self._answer_text(prompt, row.token_ids),
             )
             for prompt, row in zip(prompts, sampled, strict=True)
         ]
 
-    def identity(self) -> dict[str, str | None]:
-        """What an artifact must record to know this model again: its name and SHA-256 hashes."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        template = getattr(self.tokenizer, "chat_template", None)
-        return {
-            "model": self.model_id,
-            "weights": self._weight_hash,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "tokenizer": None if backend is None else _sha256([backend.to_str().encode()]),
-            "chat_template": None if template is None else _sha256([str(template).encode()]),
-        }
+    def _answer_text(self, prompt: TokenizedPrompt, token_ids: Sequence[int]) -> str:
+        return "" if self.tokenizer is None else self.decode(answer_ids(prompt, token_ids))
+
+    def identity(self) -> dict[str, Any]:
+        """What an artifact must record to know this model again (see `model_identity`)."""
+        return model_identity(
+            self._runner.model,
+            self.tokenizer,
+            name=self.model_id,
+            weights=self._weight_hash,
+            dtype=self.dtype,
+            revision=self.revision,
+            chat=self.chat,
+        )
 
     @cached_property
     def _weight_hash(self) -> str:
-        """Hash over names, shapes, dtypes and bits of all parameters, in the order of names."""
-        return _sha256(_weight_bytes(self._runner.model))
-
-
-def _weight_bytes(model: torch.nn.Module) -> Iterable[bytes]:
-    named = {name.replace("._original_component", ""): p for name, p in model.named_parameters()}
-    for name in sorted(named):
-        values = named[name].detach().cpu().contiguous()
-        yield f"{name} {values.dtype} {tuple(values.shape)}".encode()
-        yield values.reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _sha256(pieces: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
+        return weight_hash(self._runner.model)

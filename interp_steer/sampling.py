@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_steer.errors import ModelError
-from interp_steer.tokens import Segment, TokenizedPrompt
+from interp_steer.tokens import GENERATED, Segment, TokenizedPrompt
 
 StopReason = Literal["stop_token", "length", "context", "stopped"]
 
@@ -69,7 +69,7 @@ class Generation:
     """Natural-log probability of each sampled token under the (steered) model at temperature 1,
     top-p 1; the stop token's is left out."""
     text: str
-    """Decoded response, special tokens skipped."""
+    """Decoded answer, special tokens skipped; the thinking before it is left out."""
 
     def __post_init__(self) -> None:
         if len(self.logprobs) != len(self.token_ids):
@@ -77,13 +77,27 @@ class Generation:
                 f"a Generation needs one logprob per token, got {len(self.token_ids)} tokens and "
                 f"{len(self.logprobs)} logprobs"
             )
-        if int(Segment.RESPONSE) in self.prompt.segments:
-            raise ModelError("a Generation's prompt must not hold RESPONSE tokens")
+        if any(segment in GENERATED for segment in self.prompt.segments):
+            raise ModelError("a Generation's prompt must not hold RESPONSE or THINKING tokens")
 
     @property
     def sequence(self) -> TokenizedPrompt:
         """Prompt and response in one, for teacher forcing."""
         return self.prompt.with_response(self.token_ids)
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The sampled tokens without the model's thinking: what a judge reads."""
+        return answer_ids(self.prompt, self.token_ids)
+
+
+def answer_ids(prompt: TokenizedPrompt, token_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return those of the tokens sampled after `prompt` that are its answer, not thinking."""
+    if prompt.thinking is None:
+        return tuple(token_ids)
+    segments = prompt.with_response(token_ids).segments[len(prompt) :]
+    pairs = zip(token_ids, segments, strict=True)
+    return tuple(token_id for token_id, segment in pairs if segment == Segment.RESPONSE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

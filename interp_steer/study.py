@@ -14,9 +14,10 @@ import torch
 
 from interp_steer.config import SamplingConfig
 from interp_steer.errors import ScenarioError
-from interp_steer.model import HookedLM
+from interp_steer.model import ChatOptions, HookedLM
 from interp_steer.runs import Run
 from interp_steer.sampling import GenerationSettings
+from interp_steer.scenario_sets import find_scenarios
 from interp_steer.scenarios import Scenario, load_scenarios, scenario_hash
 
 PACKAGES = ("interp-steer", "torch", "transformers", "transformer-lens", "numpy", "scikit-learn")
@@ -70,8 +71,9 @@ class Study:
 
 
 def model_pins(lm: HookedLM) -> dict[str, object]:
-    """The parts of a model's identity that change what it says; its name is not one of them."""
-    return {key: value for key, value in lm.identity().items() if key != "model"}
+    """The parts of a model's identity that change what it says; its name and commit are none."""
+    names = ("model", "revision")
+    return {key: value for key, value in lm.identity().items() if key not in names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,17 +83,18 @@ class Sources:
     model: str
     """Local directory or hub name."""
     scenarios: Path
-    """Scenario file, JSONL."""
+    """Scenario file, JSONL, or the name of a bundled set."""
 
 
 def start_study(out: Path, lm: HookedLM, sources: Sources, *, sampling: SamplingConfig) -> Study:
     """A study in a new run directory, or in one with the same pins.
 
     Raises:
-        ScenarioError: the scenario file does not fit, or holds more than one trait.
+        ScenarioError: no such file or set, a file that does not fit, or more than one trait.
         RunError: the run was made with something else, by name.
     """
-    scenarios = load_one_trait(sources.scenarios)
+    file = find_scenarios(sources.scenarios)
+    scenarios = load_one_trait(file)
     study = Study(run=Run.create(out), lm=lm, scenarios=scenarios, sampling=sampling)
     study.run.pin(
         study.pins,
@@ -99,25 +102,51 @@ def start_study(out: Path, lm: HookedLM, sources: Sources, *, sampling: Sampling
         model=lm.identity(),
         sources={
             "model": _absolute(sources.model),
-            "scenarios": str(sources.scenarios.resolve()),
+            "scenarios": str(file.resolve()),
+            **({} if lm.revision is None else {"revision": lm.revision}),
         },
         versions=versions(),
     )
     return study
 
 
-def reopen_study(path: Path, *, device: str = "cpu") -> Study:
+def reopen_study(
+    path: Path,
+    *,
+    device: str = "cpu",
+    device_map: str | None = None,
+    n_devices: int | None = None,
+    lm: HookedLM | None = None,
+) -> Study:
     """The study of an existing run, with its own model, dtype, scenarios and sampling.
+
+    Args:
+        path: the run directory.
+        device: see `HookedLM.load`.
+        device_map: see `HookedLM.load`.
+        n_devices: see `HookedLM.load`.
+        lm: the model itself, where it cannot be loaded by name (quantised on loading, for
+            instance); what the run pins is checked all the same.
 
     Raises:
         RunError: no run there, or its model or scenarios are not what they were.
+        ModelError: the model cannot be loaded.
     """
     run = Run.open(path)
     manifest = run.manifest
-    dtype = getattr(torch, manifest["pins"]["dtype"])
+    if lm is None:
+        lm = HookedLM.load(
+            manifest["sources"]["model"],
+            device=device,
+            device_map=device_map,
+            n_devices=n_devices,
+            dtype=getattr(torch, manifest["pins"]["dtype"]),
+            revision=manifest["sources"].get("revision"),
+            chat=ChatOptions.from_record(manifest["pins"].get("chat")),
+        )
     study = Study(
         run=run,
-        lm=HookedLM.load(manifest["sources"]["model"], device=device, dtype=dtype),
+        lm=lm,
         scenarios=run_scenarios(run),
         sampling=SamplingConfig(**manifest["pins"]["generation"]),
     )

@@ -1,29 +1,21 @@
 """From a prompt to token ids with segments, and from token ids to text.
 
-Where a message's text ends up in a rendered chat template is found by rendering the template a
-second time with a unique mark in place of every message, never by searching the output for the
-text: a message may repeat, or quote the template. Templates that render a message differently
-depending on what it says are refused, since no span could be trusted then.
+A chat is rendered first (`chat_template`), then tokenized without special tokens: the template has
+written them, BOS included. A raw prompt gets BOS once, whether its text starts with it or not.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+from interp_steer.chat_template import ChatOptions, Span, render_chat
 from interp_steer.errors import ModelError
-from interp_steer.scenarios import Message, Prompt
+from interp_steer.scenarios import Prompt
 from interp_steer.tokens import Segment, TokenizedPrompt
 
-SEGMENT_OF_ROLE = {
-    "system": Segment.SYSTEM,
-    "user": Segment.USER,
-    "assistant": Segment.ASSISTANT,
-}
 
-Span = tuple[int, int, Segment]
-"""Start and end character of a piece of text, and its segment."""
-
-
-def tokenize_prompt(tokenizer: Any, prompt: Prompt, *, prepend_bos: bool) -> TokenizedPrompt:
+def tokenize_prompt(
+    tokenizer: Any, prompt: Prompt, *, prepend_bos: bool, options: ChatOptions | None = None
+) -> TokenizedPrompt:
     """Tokenize a raw prompt or chat messages.
 
     Args:
@@ -31,6 +23,7 @@ def tokenize_prompt(tokenizer: Any, prompt: Prompt, *, prepend_bos: bool) -> Tok
         prompt: messages, or raw text.
         prepend_bos: whether a raw prompt gets the BOS token in front (unless its text starts with
             it). A chat template writes BOS itself or not at all.
+        options: what a chat template is told; its defaults without.
 
     Raises:
         ModelError: no tokenizer, a slow one, no chat template for messages, a template that
@@ -48,7 +41,7 @@ def tokenize_prompt(tokenizer: Any, prompt: Prompt, *, prepend_bos: bool) -> Tok
         )
     if prompt.text is not None:
         return _tokenize_raw(tokenizer, prompt.text, prepend_bos)
-    text, spans = render_chat(tokenizer, prompt.messages)
+    text, spans = render_chat(tokenizer, prompt.messages, options)
     return _tokenize_spans(tokenizer, text, spans)
 
 
@@ -62,67 +55,6 @@ def _tokenize_raw(tokenizer: Any, text: str, prepend_bos: bool) -> TokenizedProm
         token_ids = (bos, *token_ids)
         segments = (int(Segment.TEMPLATE), *segments)
     return TokenizedPrompt(token_ids=token_ids, segments=segments)
-
-
-def render_chat(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-    """Render messages through the chat template, with the spans of their texts.
-
-    Returns:
-        The text up to where the assistant's answer starts, and the character spans of the
-        messages' texts; everything else is template.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(
-            "chat messages need a tokenizer with a chat template, and this one has none; give a "
-            "raw prompt (Prompt(text=...)) or a chat model"
-        )
-    text = _apply_template(tokenizer, [(m.role, m.content) for m in messages])
-    marks = [f"\ue000{index}\ue001" for index in range(len(messages))]
-    marked = _apply_template(
-        tokenizer, [(m.role, mark) for m, mark in zip(messages, marks, strict=True)]
-    )
-    for trims in (False, True):
-        rebuilt, spans = _fill_marks(marked, messages, marks, trims)
-        if rebuilt == text:
-            return text, spans
-    raise ModelError(
-        "the chat template renders a message differently depending on its text, so the segments "
-        "cannot be told; simplify the template, or render it yourself and give a raw prompt"
-    )
-
-
-def _apply_template(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        return tokenizer.apply_chat_template(
-            [{"role": role, "content": content} for role, content in turns],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-    except TemplateError as error:
-        roles = ", ".join(role for role, _ in turns)
-        raise ModelError(
-            f"the model's chat template refuses messages with the roles {roles}: {error}"
-        ) from error
-
-
-def _fill_marks(
-    marked: str, messages: Sequence[Message], marks: Sequence[str], trims: bool
-) -> tuple[str, list[Span]]:
-    text, spans = "", []
-    for message, mark in zip(messages, marks, strict=True):
-        before, found, marked = marked.partition(mark)
-        if not found:
-            raise ModelError(
-                f"the model's chat template drops or reorders the {message.role} message; it "
-                "cannot carry this prompt"
-            )
-        content = message.content.strip() if trims else message.content
-        start = len(text) + len(before)
-        text += before + content
-        spans.append((start, len(text), SEGMENT_OF_ROLE[message.role]))
-    return text + marked, spans
 
 
 def _tokenize_spans(tokenizer: Any, text: str, spans: Sequence[Span]) -> TokenizedPrompt:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_steer.errors import ModelError
+from interp_steer.thinking import ThinkingMarks, ThinkingPhase
 
 
 class Segment(IntEnum):
@@ -34,6 +35,15 @@ class Segment(IntEnum):
     """Sampled tokens, or the continuation that is being scored."""
     ASSISTANT = 5
     """Text of an earlier assistant turn in the prompt."""
+    THINKING = 6
+    """Sampled tokens of a thinking model before its answer, marks included. They are generated, so
+    they count as response where a scope asks; pooled embeddings and judges leave them out."""
+
+
+GENERATED = (Segment.RESPONSE, Segment.THINKING)
+"""Segments of the tokens that follow a prompt."""
+SPOKEN = (Segment.SYSTEM, Segment.USER, Segment.ASSISTANT)
+"""Segments of the texts of messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +53,9 @@ class TokenizedPrompt:
     token_ids: tuple[int, ...]
     """Token ids, BOS (where the model has one) exactly once."""
     segments: tuple[int, ...]
-    """`Segment` values, one per token; RESPONSE only as an unbroken run at the end."""
+    """`Segment` values, one per token; RESPONSE and THINKING only as an unbroken run at the end."""
+    thinking: ThinkingMarks | None = None
+    """How what follows says where its thinking ends; None for models that do not think."""
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.segments):
@@ -56,10 +68,10 @@ class TokenizedPrompt:
                 "a TokenizedPrompt holds real tokens only, got segment PAD; batches are padded by "
                 "HookedLM.forward and HookedLM.generate"
             )
-        if int(Segment.RESPONSE) in self.segments[: self.n_prompt]:
+        if any(segment in GENERATED for segment in self.segments[: self.n_prompt]):
             raise ModelError(
-                "RESPONSE tokens must be one unbroken run at the end of the sequence; earlier "
-                "turns of the assistant are Segment.ASSISTANT"
+                "RESPONSE and THINKING tokens must be one unbroken run at the end of the sequence; "
+                "earlier turns of the assistant are Segment.ASSISTANT"
             )
 
     def __len__(self) -> int:
@@ -67,26 +79,49 @@ class TokenizedPrompt:
 
     @property
     def n_prompt(self) -> int:
-        """Number of tokens before the first RESPONSE token."""
+        """Number of tokens before the first RESPONSE or THINKING token."""
         n = len(self.segments)
-        while n and self.segments[n - 1] == Segment.RESPONSE:
+        while n and self.segments[n - 1] in GENERATED:
             n -= 1
         return n
+
+    @property
+    def phase(self) -> ThinkingPhase:
+        """Where the sequence leaves a thinking model: a template or a prefill may open a block."""
+        phase = ThinkingPhase.ANSWERING
+        if self.thinking is None or not self.segments:
+            return phase
+        for token_id, segment in zip(self.token_ids, self.segments, strict=True):
+            if segment not in SPOKEN:  # a message may quote the marks
+                phase, _ = self.thinking.step(phase, token_id)
+        # A template that closed the block wrote the white space after it too.
+        is_done = self.segments[-1] == Segment.TEMPLATE and phase == ThinkingPhase.CLOSED
+        return ThinkingPhase.ANSWERING if is_done else phase
 
     def with_prefill(self, token_ids: Sequence[int]) -> "TokenizedPrompt":
         """Return the prompt with `token_ids` appended as PREFILL."""
         return self._extended(token_ids, Segment.PREFILL)
 
     def with_response(self, token_ids: Sequence[int]) -> "TokenizedPrompt":
-        """Return the sequence with `token_ids` appended as RESPONSE (for teacher forcing)."""
-        return self._extended(token_ids, Segment.RESPONSE)
+        """Return the sequence with `token_ids` appended as RESPONSE (for teacher forcing).
+
+        Tokens that are thinking, by the marks of `thinking`, are appended as THINKING.
+        """
+        if self.thinking is None:
+            return self._extended(token_ids, Segment.RESPONSE)
+        phase, segments = self.phase, []
+        for token_id in token_ids:
+            phase, is_thinking = self.thinking.step(phase, int(token_id))
+            segments.append(int(Segment.THINKING if is_thinking else Segment.RESPONSE))
+        return self._joined(token_ids, segments)
 
     def _extended(self, token_ids: Sequence[int], segment: Segment) -> "TokenizedPrompt":
+        return self._joined(token_ids, (int(segment),) * len(token_ids))
+
+    def _joined(self, token_ids: Sequence[int], segments: Sequence[int]) -> "TokenizedPrompt":
         added = tuple(int(token) for token in token_ids)
         return replace(
-            self,
-            token_ids=self.token_ids + added,
-            segments=self.segments + (int(segment),) * len(added),
+            self, token_ids=self.token_ids + added, segments=self.segments + tuple(segments)
         )
 
 
@@ -107,7 +142,7 @@ class TokenChunk:
     positions: Int[Tensor, "batch pos"]
     """Position from the row's first real token, from 0; -1 at padding."""
     response_index: Int[Tensor, "batch pos"]
-    """Index among the row's response tokens, from 0; -1 at every other token."""
+    """Index among the row's generated tokens (RESPONSE, THINKING), from 0; -1 at every other."""
     is_last_prompt: Bool[Tensor, "batch pos"]
     """True at the last token before the response, whose logits choose response token 0."""
 

@@ -17,7 +17,7 @@ Edit = Callable[[Tensor], Tensor]
 
 
 def blocks(plain: PreTrainedModel) -> torch.nn.ModuleList:
-    """The decoder blocks of a Llama-like or GPT-2-like model."""
+    """The decoder blocks of a Llama-like (GPT-NeoX too) or GPT-2-like model."""
     inner = plain.base_model
     return inner.h if hasattr(inner, "h") else inner.layers
 

@@ -21,12 +21,13 @@ PACKAGE = ROOT / "interp_steer"
 # Floor by floor: a module imports from floors above its own, never from its own or below.
 # A subpackage (`organism`, `analysis`, `plots`) counts as one module here.
 FLOORS = (
-    ("errors", "names", "config", "narration"),
+    ("errors", "names", "config", "narration", "thinking"),
     ("endpoints", "request_pacing"),
     ("files", "scenarios", "tokens", "logistic", "readability", "kv_cache"),
+    ("model_loading", "model_size", "presets", "chat_template"),
     ("chat_client", "planes", "labelled", "layer_probe", "tokenization", "sampling", "forwarding"),
     ("shards", "projection_files"),
-    ("generation",),
+    ("generation", "model_identity"),
     ("model",),
     ("residuals",),
     ("layer_fit",),
@@ -64,6 +65,8 @@ FLOORS = (
     ("study",),
     ("fit_stage",),
     ("sweep_plan",),
+    ("planned_rows",),
+    ("planning",),
     ("sweep_stage", "trace_stage"),
     ("trace_blocks", "contestants"),
     ("trace_view",),
@@ -76,7 +79,7 @@ FLOORS = (
     ("named_judges",),
     ("engine_choice",),
     ("explorer",),
-    ("demo",),
+    ("demo", "plan_command"),
     ("cli",),
     ("__main__",),
 )

@@ -89,9 +89,9 @@ def test_a_template_that_trims_keeps_its_segments() -> None:
     ("template", "message"),
     [
         (
-            "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}"
+            "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}{% endif %}"
             "{% endfor %}",
-            "drops or reorders the system message",
+            "drops the user message",
         ),
         (
             "{{ raise_exception('no system role here') }}",

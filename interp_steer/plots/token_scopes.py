@@ -23,7 +23,7 @@ def scope_mask(frame: pd.DataFrame, scope: str) -> Bool[np.ndarray, "token"]:
         SteeringError: no such scope.
     """
     asked = Scope.parse(scope)
-    in_response = (frame["segment"] == "response").to_numpy()
+    in_response = frame["segment"].isin(("response", "thinking")).to_numpy()
     if asked.kind in ("all", "prompt"):
         return np.ones(len(frame), dtype=bool) if asked.kind == "all" else ~in_response
     if asked.kind == "response" and not asked.include_last_prompt:
