@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from interp_steer.command_options import Common, UsageError
 from interp_steer.config import (
     DemoConfig,
     EngineConfig,
@@ -25,6 +26,7 @@ from interp_steer.config import (
 )
 from interp_steer.errors import InterpSteerError
 from interp_steer.narration import narrated
+from interp_steer.scenario_command import Scenarios
 from interp_steer.plan_command import PlanConfig
 from interp_steer.presets import with_preset
 
@@ -33,20 +35,6 @@ if TYPE_CHECKING:
     from interp_steer.trace_stage import Traced
 
 _INTERRUPTED = 130
-
-
-class UsageError(Exception):
-    """Options that contradict one another."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Common:
-    """Options of every command."""
-
-    traceback: bool = False
-    """Show the traceback of an error."""
-    quiet: bool = False
-    """No narration on stderr but warnings and errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +62,7 @@ class Fit:
     model: str
     """Local directory or hub name of a model that TransformerLens supports."""
     scenarios: Path
-    """Scenario file, JSONL, one trait."""
+    """Scenario file, JSONL, one trait; or the name of a bundled set: honesty, compassion."""
     out: Path
     """Run directory to write; one that is there is resumed."""
     config: FitConfig = field(default_factory=FitConfig)
@@ -356,6 +344,7 @@ Command = (
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
+    | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
 )
 
@@ -399,7 +388,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _parse(
     arguments: list[str],
-) -> Demo | Fit | Sweep | Select | Trace | Figures | Report | Explore | Plan:
+) -> Demo | Fit | Sweep | Select | Trace | Figures | Report | Explore | Plan | Scenarios:
     return tyro.cli(
         Command,  # pyright: ignore[reportArgumentType] - a union of annotated classes is a form
         prog="interp-steer",

@@ -178,6 +178,15 @@ def cosine_to_reference(
     return cosines
 
 
+def unit_vectors(embedder: Embedder, texts: Sequence[str]) -> Float[np.ndarray, "text d"]:
+    """Return one float64 vector per text, its norm exactly 1.
+
+    Raises:
+        MeasureError: an embedder that does not return one finite vector of norm 1 per text.
+    """
+    return _checked(embedder, embedder.encode(texts), len(texts))
+
+
 def _checked(
     embedder: Embedder, vectors: Float[np.ndarray, "text d"], n: int
 ) -> Float[np.ndarray, "text d"]:

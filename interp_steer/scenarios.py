@@ -175,10 +175,18 @@ def save_scenarios(path: str | os.PathLike[str], scenarios: Iterable[Scenario]) 
     Raises:
         ScenarioError: two scenarios share an id (nothing is written).
     """
+    Path(path).write_text(scenario_lines(scenarios), encoding="utf-8", newline="\n")
+
+
+def scenario_lines(scenarios: Iterable[Scenario]) -> str:
+    """Return scenarios as JSONL, one a line, leaving out what is not set.
+
+    Raises:
+        ScenarioError: two scenarios share an id.
+    """
     scenarios = tuple(scenarios)
     _require_unique(scenarios)
-    text = "".join(json.dumps(_record(s), ensure_ascii=False) + "\n" for s in scenarios)
-    Path(path).write_text(text, encoding="utf-8", newline="\n")
+    return "".join(json.dumps(_record(s), ensure_ascii=False) + "\n" for s in scenarios)
 
 
 def scenario_hash(scenarios: Iterable[Scenario]) -> str:
