@@ -175,7 +175,7 @@ class ChatClient:
                 f"{where}: the key was refused; the variable {self.endpoint.api_key_env} is "
                 f"{'set' if self.endpoint.api_key() else 'not set'}"
             )
-        said = self._clean(error.message)
+        said = self._clean(f"{error.message} {'' if error.body else error.response.text}")
         if status == 404:
             return EndpointError(
                 f"{where} for the model {self.endpoint.model!r} ({said}); check model and base_url "

@@ -119,8 +119,8 @@ class JudgeCalls:
             read: the value of an answer's text, None where it is malformed.
 
         Raises:
-            JudgeError: every call failed, as when the server is down: going on would fill tables
-                with gaps; or the cache cannot be written.
+            JudgeError: every call failed as when the server is down, or refuses every request:
+                going on would fill tables with gaps; or the cache cannot be written.
             EndpointError: no call can succeed.
         """
         self._cache.refresh()
@@ -165,7 +165,9 @@ class JudgeCalls:
         chats = [question.messages for question in todo.values()]
         outcomes = self._client.complete_all(chats, on_done=keep)
         lost = [o for o in outcomes if isinstance(o, Failure)]
-        if lost and len(lost) == len(outcomes) and all(failure.may_pass for failure in lost):
+        never = self._client.usage.calls == 0
+        is_down = never or all(failure.may_pass for failure in lost)
+        if lost and len(lost) == len(outcomes) and is_down:
             raise JudgeError(
                 f"the judge {self.settings.endpoint.model} answered none of {len(lost)} calls; the "
                 f"last one: {lost[-1].reason}. Nothing was scored as missing: see to the endpoint "

@@ -15,6 +15,7 @@ from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float, Int
+from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 
 from interp_steer.errors import InterpSteerError
@@ -128,7 +129,8 @@ def rate(
     resamples = draw_resamples(clusters, n_resamples=n_resamples, seed=seed)
     won = _wins_by_scenario(games)
     value = elo(won.sum(axis=0))
-    draws = np.stack([elo(np.tensordot(w, won, axes=1)) for w in resamples.weights])
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        draws = np.stack([elo(np.tensordot(w, won, axes=1)) for w in resamples.weights])
     ratings = [
         _rating(games, place, Sampled(value=float(value[place]), draws=draws[:, place]), resamples)
         for place in range(len(games.players))

@@ -26,7 +26,7 @@ from interp_steer.llm_judge import LlmJudge
 from interp_steer.pairs import PairJudge
 from interp_steer.runs import Run
 from interp_steer.study import run_scenarios
-from interp_steer.tournament import Games, OrderEffect, order_effect, rate, win_share
+from interp_steer.tournament import Games, OrderEffect, Rating, order_effect, rate, win_share
 
 NAME = "pairwise_elo"
 """Name of the main table."""
@@ -64,7 +64,8 @@ def run_tournament(run: Run, config: TournamentConfig, *, judge: PairJudge) -> P
     of = scenario_clusters(run)
     clusters = [of[scenario] for scenario in games.scenarios]
     order = order_effect(games, clusters)
-    ratings = pd.DataFrame(list(_ratings(players, games, clusters, config.seed)))
+    rated = rate(games, clusters, n_resamples=config.resamples, seed=config.seed)
+    ratings = pd.DataFrame(list(_ratings(players, games, rated)))
     tables = {
         "": ratings.astype({"layer": "Int64", "alpha": "float64"}).assign(judge=judge.name),
         "pairs": pd.DataFrame(list(_pairs(games, clusters))),
@@ -84,10 +85,10 @@ def run_tournament(run: Run, config: TournamentConfig, *, judge: PairJudge) -> P
 
 
 def _ratings(
-    players: Sequence[Contestant], games: Games, clusters: Sequence[str], seed: int
+    players: Sequence[Contestant], games: Games, rated: Sequence[Rating]
 ) -> Iterator[dict[str, Any]]:
     by_name = {player.name: player for player in players}
-    for rank, found in enumerate(rate(games, clusters, seed=seed), start=1):
+    for rank, found in enumerate(rated, start=1):
         cell = by_name[found.player].cell
         yield {
             "rank": rank,

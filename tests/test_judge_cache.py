@@ -90,13 +90,18 @@ class TestAcrossRuns:
                 asked = judge(server.base_url, cache=tmp_path / "gaps")
                 assert asked.score(answer()) == JudgeScore(trait=None, coherence=None)
         assert len(server.requests) == 4
-        with (
-            chat_server(lambda _, n: Status(400) if n < 2 else "80") as server,
-        ):
+
+        def picky(request: dict[str, Any], number: int) -> Any:
+            is_long = number < 4 and "too long" in request["messages"][1]["content"]
+            return Status(400) if is_long else "80"
+
+        with chat_server(picky) as server:
             asked = judge(server.base_url, cache=tmp_path / "failures")
-            assert asked.score(answer()) == JudgeScore(trait=None, coherence=None)
+            found = asked.score_all([answer("too long"), answer("short")])
+            assert found[0] == JudgeScore(trait=None, coherence=None)
             asked = judge(server.base_url, cache=tmp_path / "failures")
-            assert asked.score(answer()) == JudgeScore(trait=80, coherence=80)
+            assert asked.score(answer("too long")) == JudgeScore(trait=80, coherence=80)
+        assert len(server.requests) == 6
 
     def test_tokens_and_cost_are_told(self) -> None:
         from dataclasses import replace

@@ -156,6 +156,13 @@ class TestGaps:
         ):
             judge(server.base_url).score_all([answer(str(i)) for i in range(3)])
 
+    def test_a_server_that_refuses_every_request_ends_it_too(self) -> None:
+        with (
+            chat_server(Status(400, "reasoning_effort: unknown")) as server,
+            pytest.raises(JudgeError, match="answered none of 2 calls.*reasoning_effort: unknown"),
+        ):
+            judge(server.base_url).score(answer())
+
     def test_an_injection_is_only_text(self) -> None:
         """The server takes the last number of the response at its word: what is read is strict."""
 
