@@ -25,6 +25,7 @@ from interp_steer.config import (
     TraceConfig,
 )
 from interp_steer.errors import InterpSteerError
+from interp_steer.evaluate_command import Evaluate
 from interp_steer.narration import narrated
 from interp_steer.scenario_command import Scenarios
 from interp_steer.plan_command import PlanConfig
@@ -341,6 +342,7 @@ Command = (
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Select, tyro.conf.subcommand("select")]
     | Annotated[Trace, tyro.conf.subcommand("trace")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
@@ -388,7 +390,9 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _parse(
     arguments: list[str],
-) -> Demo | Fit | Sweep | Select | Trace | Figures | Report | Explore | Plan | Scenarios:
+) -> (
+    Demo | Fit | Sweep | Select | Trace | Evaluate | Figures | Report | Explore | Plan | Scenarios
+):
     return tyro.cli(
         Command,  # pyright: ignore[reportArgumentType] - a union of annotated classes is a form
         prog="interp-steer",

@@ -81,6 +81,8 @@ FLOORS = (
     ("organism",),
     ("named_judges",),
     ("engine_choice",),
+    ("suites",),
+    ("evaluate_command",),
     ("explorer",),
     ("demo", "plan_command"),
     ("cli",),
