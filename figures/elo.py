@@ -2,9 +2,9 @@
 
     python -m figures.elo RUN [--out FOLDER] [--no-static]
 
-Ratings with their intervals.
+Bradley-Terry ratings with their intervals, and how far the judge favours what it sees first.
 
-Needs: RUN/analyses/elo.parquet, from a suite of a later version; refused until then. Writes elo.*
+Needs: RUN/analyses/pairwise_elo.parquet, from `interp-steer judge-tournament RUN`. Writes elo.*
 (html, csv, json; svg, pdf, png at one column, and -double.* at two) in some ten seconds, most of
 them the browser's.
 """

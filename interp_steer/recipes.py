@@ -26,6 +26,7 @@ from interp_steer.plots.from_sweep import (
     draw_trait_coherence,
 )
 from interp_steer.plots.from_tokens import draw_strips, draw_token_map
+from interp_steer.plots.ratings import draw_ratings
 from interp_steer.plots.sources import RunSource
 
 
@@ -110,7 +111,7 @@ RECIPES: Mapping[str, Recipe] = {
         about="multi-turn curves",
         draw=partial(draw_suite, name="multi_turn"),
     ),
-    "elo": Recipe(number="11", about="tournament ratings", draw=partial(draw_suite, name="elo")),
+    "elo": Recipe(number="11", about="tournament ratings", draw=draw_ratings),
 }
 """Every figure by name, in the order of the paper's list."""
 

@@ -208,8 +208,10 @@ class TestStages:
         for empty in ("layers", "alphas", "scopes"):  # as an unset shell variable leaves it
             assert main(["sweep", str(run), f"--{empty}"]) == 1
             assert f"the grid is empty: no {empty} were given" in capsys.readouterr().err
-        assert main(["sweep", str(run), "--judge", "oracle"]) == 1
-        assert "no judge 'oracle'" in capsys.readouterr().err
+        assert main(["sweep", str(run), "--judge", "oracle"]) == 2
+        assert "Expected one of ('exact'" in capsys.readouterr().err
+        assert main(["sweep", str(run), "--trait-description", "Kind."]) == 1
+        assert "belong to --judge llm" in capsys.readouterr().err
 
     def test_sweep_without_probes_says_what_to_do(
         self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

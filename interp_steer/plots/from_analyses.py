@@ -157,7 +157,6 @@ def _correlations(source: RunSource) -> dict[tuple[str, str], tuple[float, float
 SUITES = {
     "capabilities": ("α", "questions", "what does steering cost in capabilities?"),
     "multi_turn": ("turn", "conversations", "do trait and coherence hold over turns?"),
-    "elo": ("", "comparisons", "which configuration wins in pairs?"),
 }
 """Suites of figure 11: what x is, what n counts, what the figure asks."""
 

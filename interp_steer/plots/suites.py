@@ -1,4 +1,4 @@
-"""Capabilities by coefficient, multi-turn curves and tournament ratings.
+"""Capabilities by coefficient, and multi-turn curves.
 
 Their suites are commands of their own; until a run holds their tables, the readers refuse and say
 so. Every score is that of one suite's own scale and judge.
