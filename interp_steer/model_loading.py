@@ -123,6 +123,7 @@ def load_bridge(
         check_directory(path, needs_tokenizer=tokenizer is None)
     config = hf_model.config if hf_model is not None else read_config(path, revision=revision)
     architecture = check_architecture(config)
+    revision = None if is_local else cached_commit(str(name_or_path), revision) or revision
     with explained(name_or_path):
         bridge = _boot(
             str(name_or_path),
@@ -140,11 +141,10 @@ def load_bridge(
             "hashed nor run at a useful speed; use a smaller dtype, a quantised model "
             "(hf_model=...), or more devices"
         )
-    commit = getattr(config, "_commit_hash", None)
     return LoadedBridge(
         bridge=bridge,
         model_id=path.resolve().name if is_local else str(name_or_path),
-        revision=None if is_local else commit or revision,
+        revision=revision,
     )
 
 
@@ -176,6 +176,21 @@ def read_config(name_or_path: str | Path, *, revision: str | None = None) -> Any
         )
     with explained(name_or_path):
         return AutoConfig.from_pretrained(str(name_or_path), revision=revision)
+
+
+def cached_commit(name: str, revision: str | None) -> str | None:
+    """Return the commit that a branch or tag of the hub stood for when its config was fetched.
+
+    Loading the rest by that commit keeps a run of one piece while a branch moves.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:  # a model that was given may bear any name
+        return None
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def supported_architectures() -> list[str]:
@@ -314,9 +329,7 @@ def explanation(name: str, error: BaseException) -> str:
             ": there is no such directory, and no such repository on the hub, or it is private. "
             "Check the spelling (owner/name); for a private one log in with `hf auth login`"
         )
-    if is_any(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) or (
-        offline and not Path(name).is_dir()
-    ):
+    if is_any(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
         how = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
         return (
             f" (not a local directory): {how} and it is not in the cache. Fetch it where there is "

@@ -4,8 +4,9 @@ What stands beside the operating points is counted as if every method, scope and
 its own, which is the most there can be.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from interp_steer.assignments import everywhere
 from interp_steer.candidates import candidates
@@ -84,8 +85,8 @@ def count_rows(
         )
         for group in candidates(grid)
     ]
-    known = {row.key for block in (baselines, screened) for row in block.rows(1)}
-    beside = {row.key for block in beside_blocks(points, split, config) for row in block.rows(1)}
+    known = set(_rows(baselines)) | set(_rows(screened))
+    beside = {row for block in beside_blocks(points, split, config) for row in _rows(block)}
     n_train = sum(scenario.split == "train" for scenario in scenarios)
     return RowCount(
         cells=len(grid),
@@ -98,6 +99,11 @@ def count_rows(
 
 def _unscored(cell: Cell) -> CellScore:
     return CellScore(cell=cell, trait=0.0, coherence=0.0, n_rows=0)
+
+
+def _rows(block: Block) -> Iterator[tuple[Cell, str]]:
+    """Every row of a block, as the cell and the scenario that tell it from others."""
+    return product(block.cells, (scenario.id for scenario in block.scenarios))
 
 
 def _n_rows(block: Block) -> int:
