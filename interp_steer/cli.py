@@ -26,10 +26,11 @@ from interp_steer.config import (
 )
 from interp_steer.errors import InterpSteerError
 from interp_steer.evaluate_command import Evaluate
+from interp_steer.judge_commands import JudgeQuality, JudgeTournament
 from interp_steer.narration import narrated
-from interp_steer.scenario_command import Scenarios
 from interp_steer.plan_command import PlanConfig
 from interp_steer.presets import with_preset
+from interp_steer.scenario_command import Scenarios
 
 if TYPE_CHECKING:
     from interp_steer.runs import Run
@@ -346,8 +347,10 @@ Command = (
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
-    | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
+    | Annotated[JudgeTournament, tyro.conf.subcommand("judge-tournament")]
+    | Annotated[JudgeQuality, tyro.conf.subcommand("judge-quality")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
+    | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
 )
 
 
@@ -391,7 +394,19 @@ def _main(argv: Sequence[str] | None) -> int:
 def _parse(
     arguments: list[str],
 ) -> (
-    Demo | Fit | Sweep | Select | Trace | Evaluate | Figures | Report | Explore | Plan | Scenarios
+    Demo
+    | Fit
+    | Sweep
+    | Select
+    | Trace
+    | Evaluate
+    | Figures
+    | Report
+    | Explore
+    | JudgeTournament
+    | JudgeQuality
+    | Plan
+    | Scenarios
 ):
     return tyro.cli(
         Command,  # pyright: ignore[reportArgumentType] - a union of annotated classes is a form
