@@ -120,8 +120,8 @@ def scenario_to_compare(view: RunView, selection: Selection) -> str:
 
 
 def missing_cells(found: Sequence[Answer]) -> list[Cell]:
-    """The configurations that have no answer in the sweep and can be generated."""
-    return [answer.cell for answer in found if answer.row is None and is_generable(answer.cell)]
+    """The configurations that have no answer yet and can be generated."""
+    return [answer.cell for answer in found if answer.text is None and is_generable(answer.cell)]
 
 
 def rows_to_generate(

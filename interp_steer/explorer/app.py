@@ -55,13 +55,8 @@ _CLICKS = (*(f"view-{view}" for view in VIEWS), "reset-threshold", "add-selected
 """Buttons that change the selection."""
 
 
-def make_app(library: Library, *, device: str = "cpu") -> Dash:
-    """The app that shows the runs of `library`.
-
-    Args:
-        library: runs.
-        device: where live generations run.
-    """
+def make_app(library: Library, live: live_view.LivePanes) -> Dash:
+    """The app that shows the runs of `library`, with the generations of `live`."""
     app = Dash(
         "interp_steer.explorer",
         assets_folder=str(Path(__file__).parent / "assets"),
@@ -71,7 +66,6 @@ def make_app(library: Library, *, device: str = "cpu") -> Dash:
     )
     _serve_small_plotly(app)
     app.layout = lambda: _page(library)
-    live = live_view.LivePanes(library, device=device)
     _register_selection(app, library)
     _register_version(app, library)
     layers_view.register(app, library)
@@ -83,9 +77,16 @@ def make_app(library: Library, *, device: str = "cpu") -> Dash:
 
 
 def _serve_small_plotly(app: Dash) -> None:
-    """Answer the address where Dash looks for plotly.js with the build that pages here need."""
+    """Answer the address where Dash looks for plotly.js with the build that pages here need.
 
-    @app.server.route(f"{app.config.requests_pathname_prefix}{PLOTLY_PATH}")
+    The page asks for it at once, after Dash has started: the browser reads it while it waits for
+    the first answers, instead of when the first figure is there.
+    """
+    address = f"{app.config.requests_pathname_prefix}{PLOTLY_PATH}"
+    early = f'<script async src="{address}"></script>'
+    app.index_string = app.index_string.replace("{%renderer%}", "{%renderer%}" + early)
+
+    @app.server.route(address)
     def plotly() -> Response:
         return Response(plotly_js(), mimetype="text/javascript", headers=_KEEP_AN_HOUR)
 

@@ -55,8 +55,10 @@ class Generated:
         return asdict(self)
 
     def texts_of(self, trait: str, scenario: str) -> Mapping[str, str]:
-        """The texts, where they answer this scenario of this run."""
-        return self.texts if (trait, scenario) == (self.trait, self.scenario) else {}
+        """The texts that have begun, where they answer this scenario of this run."""
+        if (trait, scenario) != (self.trait, self.scenario):
+            return {}
+        return {key: text for key, text in self.texts.items() if text or not self.is_running}
 
 
 def layout() -> html.Div:

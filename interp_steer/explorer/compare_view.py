@@ -107,6 +107,8 @@ def answer_panes(found: Sequence[Answer]) -> list[html.Section]:
             changed = f"{100 * share_changed(pieces):.0f} % of the words differ from the first"
             marked = html.P([_marked(piece) for piece in pieces], className="plain-response")
             body = [hint(changed), marked]
+        if answer.text == "":
+            body.append(hint("The response is empty."))
         panes.append(html.Section([*head, *body], className="pane"))
     return panes
 

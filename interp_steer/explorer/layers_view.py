@@ -54,7 +54,11 @@ def layer_figure(name: str, view: RunView, selection: Selection, column: Column)
     Raises:
         MissingStageError: the run does not hold it yet.
     """
-    return mark_layer(_BUILDERS[name](view, selection, column), selection.layer)
+    figure = mark_layer(_BUILDERS[name](view, selection, column), selection.layer)
+    if name not in _WITH_WORDS:
+        # With automatic margins plotly.js draws every axis twice; builders leave room for numbers.
+        figure.update_xaxes(automargin=False).update_yaxes(automargin=False)
+    return figure
 
 
 def _scores(view: RunView, selection: Selection, column: Column) -> go.Figure:
@@ -73,6 +77,8 @@ _BUILDERS: Mapping[str, Callable[[RunView, Selection, Column], go.Figure]] = {
     "layers-agreement": lambda view, _, column: draw_agreement(view.source)[0].build(column),
     "layers-scan": lambda view, _, column: draw_scan(view.source)[0].build(column),
 }
+_WITH_WORDS = ("layers-scan",)
+"""Figures with an axis of words, whose width nobody knows before."""
 GRAPHS = tuple(_BUILDERS)
 """Figures of the view, one under the other; a click on any of them selects a layer."""
 

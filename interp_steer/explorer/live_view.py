@@ -32,6 +32,8 @@ from interp_steer.sweep_rows import sample_key
 PULSE_MS = 250
 """Between two looks at a running generation."""
 DEFAULT_TOKENS = 96
+_PATIENCE = 10.0
+"""Seconds that a stopped generation may take to end."""
 OWN_PROMPT = "prompt"
 """Scenario name of a prompt that was typed."""
 
@@ -76,6 +78,11 @@ class LivePanes:
             )
         trait, _ = self._headings[live_id]
         return self.sessions(trait).get(live_id)
+
+    def close(self) -> None:
+        """Stop every generation and wait a little for the step that is being made."""
+        for sessions in tuple(self._sessions.values()):
+            sessions.close(timeout=_PATIENCE)
 
     def panes(self, live_id: str | None, found: LiveSnapshot | None = None) -> list[Pane]:
         """What a generation shows now."""

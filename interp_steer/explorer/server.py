@@ -18,6 +18,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from interp_steer.explorer.access import Guard, check_host
 from interp_steer.explorer.app import make_app
 from interp_steer.explorer.library import ExplorerError, Library
+from interp_steer.explorer.live_view import LivePanes
 
 DEFAULT_PORT = 8050
 
@@ -55,7 +56,8 @@ class ExplorerServer:
         """
         check_host(host, allow_remote=allow_remote)
         self.library = Library(Path(folder))
-        app = make_app(self.library, device=device)
+        self._live = LivePanes(self.library, device=device)
+        app = make_app(self.library, self._live)
         Guard.of(host).protect(app.server, script_hashes=app.csp_hashes())
         self.app = app
         self._server = _listen(host, port, app.server)
@@ -81,14 +83,19 @@ class ExplorerServer:
         try:
             self._server.serve_forever()
         finally:
-            self._server.server_close()
+            self._end()
 
     def stop(self) -> None:
-        """Stop serving and free the port."""
+        """Stop serving and generating, and free the port."""
         if self._thread is not None:
             self._server.shutdown()
             self._thread.join()
             self._thread = None
+        self._end()
+
+    def _end(self) -> None:
+        # A thread that is in the middle of a step when Python ends would abort the process.
+        self._live.close()
         self._server.server_close()
 
     def __enter__(self) -> "ExplorerServer":

@@ -7,6 +7,7 @@
     "pos", "token", "token id", "segment", "in scope", "fired", "capped",
     "ρ before (a.u.)", "ρ after (a.u.)", "|Δh| (a.u.)", "|Δh| / |h|", "log p (nats)",
   ];
+  const DRAWN_AFTER = 150; // milliseconds until a row that was scrolled to can be flashed
   const WIDTH_STEP = 40; // pixels: figures are laid out anew when the window has changed by so much
 
   function theme() {
@@ -97,7 +98,7 @@
     grid.forEachNodeAfterFilterAndSort((node) => {
       if (node.data.pos !== pos || node.data.pane !== heading) return;
       grid.ensureNodeVisible(node, "middle");
-      grid.flashCells({ rowNodes: [node] });
+      window.setTimeout(() => grid.flashCells({ rowNodes: [node] }), DRAWN_AFTER);
     });
   }
 
