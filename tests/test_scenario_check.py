@@ -322,13 +322,14 @@ class TestLikeness:
 class TestReport:
     def test_ids_and_categories_are_shown_as_text(self) -> None:
         hostile = [
-            short("train", 0, id="\x1b[2Jgone", category="\x1b]0;title\x07"),
+            short("train", 0, id="\x1b[2Jgone", category="\x1b]0;title\x07", trait="\x1b[8mt"),
             short("test", 0, id="b\nok       no refusal", system_aligned="train0 do"),
         ]
         text = check_text(check_scenarios(hostile, LexicalLikeness()), title="f")
         assert "\x1b" not in text and "\x07" not in text
         assert "\nok       no refusal" not in text
         assert r"\x1b[2Jgone" in text
+        assert r"2 traits (\x1b[8mt, t)" in text
 
     def test_long_lists_of_ids_are_cut_and_lines_fit(self) -> None:
         same = [short("train" if i % 2 else "test", i, user=("the same",)) for i in range(40)]

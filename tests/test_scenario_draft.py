@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -107,6 +108,20 @@ class TestDrafting:
                 server, tmp_path / "h.jsonl", 6, categories=("a", "b", "c"), per_call=1
             )
         assert [s.category for s in result.scenarios] == ["a", "b", "c"] * 2
+
+    def test_calls_of_one_round_ask_for_different_categories(self, tmp_path: Path) -> None:
+        lock, numbers = threading.Lock(), iter(range(20))
+
+        def answer(*_: object) -> Reply:
+            with lock:
+                return json.dumps([entry(next(numbers))])
+
+        with chat_server(answer) as server:
+            plan = {"categories": ("alpha", "beta", "gamma"), "per_call": 1}
+            drafted(server, tmp_path / "h.jsonl", 3, concurrency=3, **plan)
+            asked = [r["messages"][1]["content"] for r in server.requests]
+        found = [re.search(r"Category: (\w+)\.", text) for text in asked]
+        assert {match[1] for match in found if match} == {"alpha", "beta", "gamma"}
 
     def test_calls_run_side_by_side_and_none_too_many_is_kept(self, tmp_path: Path) -> None:
         lock, numbers = threading.Lock(), iter(range(30))
