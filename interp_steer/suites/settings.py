@@ -72,7 +72,8 @@ class SuiteConfig:
     tasks: tuple[str, ...] = ("mmlu",)
     """mmlu: tasks of lm-evaluation-harness."""
     task_folder: Path | None = None
-    """mmlu: folder of task files (YAML) that name local data, for work without a network."""
+    """mmlu: folder of task files (YAML) that name local data, for work without a network; the
+    harness's own tasks are then left out."""
     few_shot: int | None = None
     """mmlu: examples before each question; the task's own number by default."""
     device: str = "cpu"
