@@ -129,6 +129,10 @@ class TestSmallRuns:
         assert drawn_names >= {"projections", "transfer", "steering-plane"}
         if share < 1:
             assert scored <= drawn_names
+            for page in made.pages:
+                if page.stem in scored - {"steering-duration"}:
+                    text = re.sub(r"<br>|\\u003cbr\\u003e", " ", page.read_text("utf-8"))
+                    assert re.search(r"\d+ generations without a score", text), page.stem
         else:
             assert not scored & drawn_names
             assert "nothing was scored" in left["trait_coherence"]

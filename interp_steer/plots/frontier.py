@@ -74,11 +74,13 @@ def frontiers(
     figure.update_yaxes(range=[-4, 107], dtick=25)
     figure.update_annotations(font_size=column.font)
     n = next(iter(sweeps.values())).n_generations
+    n_missing = sum(sweep.n_missing for sweep in sweeps.values())
+    missing = f"; {n_missing} generations without a score left out" if n_missing else ""
     return finish(
         figure,
         title or "trait against coherence",
         subtitle=f"one mark a cell (layer, α), n = {n} generations each; in-sample; line: cells "
-        "that no other of the method beats in both",
+        f"that no other of the method beats in both{missing}",
         plot_height=height,
         column=column,
         bottom=3.4,

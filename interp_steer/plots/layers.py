@@ -58,8 +58,15 @@ class LayerSweep:
     """Method to its chosen (layer, alpha); a method without one is drawn unmarked."""
     n_generations: int
     """Generations behind each mean."""
+    n_missing: int = 0
+    """Of all generations, those that the judge could not score; means are over the others."""
     coherence_share: float = 0.9
     """Share of the aligned coherence that a chosen cell must keep; drawn as the limit."""
+
+    @property
+    def missing_words(self) -> str:
+        """What a subtitle adds where scores are missing."""
+        return f"; {self.n_missing} generations without a score left out" if self.n_missing else ""
 
     def __post_init__(self) -> None:
         missing = {"method", "layer", "alpha", *MEASURES} - set(self.scores.columns)
@@ -174,6 +181,7 @@ def trait_coherence_by_layer(
     subtitle = (
         f"n = {sweep.n_generations} generations a point; lines from light to dark: rising α; "
         "thick, with 95 % interval: the operating point's α"
+        f"{sweep.missing_words}"
     )
     return finish(
         figure,

@@ -65,7 +65,8 @@ def layer_alpha_maps(sweep: LayerSweep, *, title: str = "", column: Column = SCR
     return finish(
         figure,
         title or "trait and coherence by layer and α",
-        subtitle=f"n = {sweep.n_generations} generations a cell; in-sample; blank: not run",
+        subtitle=f"n = {sweep.n_generations} generations a cell; in-sample; blank: not run"
+        f"{sweep.missing_words}",
         plot_height=height,
         column=column,
         right=BAR,

@@ -105,6 +105,7 @@ def _scope(sweep: LayerSweep) -> dict[str, Any]:
                 method: {"layer": layer, "alpha": alpha}
                 for method, (layer, alpha) in sweep.operating_points.items()
             },
+            "n_missing": sweep.n_missing,
             "limit": sweep.limit,
             "coherence_share": sweep.coherence_share,
         }

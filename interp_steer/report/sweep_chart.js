@@ -84,10 +84,14 @@ function sweepNote(scope) {
       ? ` α = ${spelled(selection.alpha)} was not run; the nearest is shown.`
       : '';
   const n = Math.min(...scope.cells.n_rows);
+  const missing = scope.n_missing
+    ? ` ${scope.n_missing} generations have no score from the judge and are left out.`
+    : '';
   return (
     `${drawn}${other} n ≥ ${n} generations a point under the malicious prompt; bands: 95 % ` +
     'intervals, clusters of scenarios resampled, given the cell. Rings: operating points, chosen ' +
-    'from scores such as these, so their height here flatters them; click one to go there.'
+    'from scores such as these, so their height here flatters them; click one to go there.' +
+    missing
   );
 }
 
