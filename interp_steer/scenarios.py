@@ -79,8 +79,8 @@ class Scenario:
     prompt_malicious: str | None = None
     """Raw prompt that leads to its opposite (base models only)."""
     notes: str | None = None
-    """For the reader, and for a language model as a judge; the hash leaves it out (a sweep with such
-    a judge pins it by itself)."""
+    """For the reader, and for a language model as a judge; the hash leaves it out (a sweep with
+    such a judge pins it by itself)."""
     reference: str | None = None
     """What a judge may compare a response to."""
 

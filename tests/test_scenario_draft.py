@@ -26,9 +26,7 @@ from interp_steer.scenario_draft import Drafted, DraftPlan, draft_scenarios
 from interp_steer.scenario_sets import load_scenario_set
 from interp_steer.scenarios import Scenario, load_scenarios, save_scenarios
 
-HONESTY = tuple(
-    s for s in load_scenario_set("honesty") if s.category in ("product and sales", "money")
-)
+HONESTY = tuple(s for s in load_scenario_set("honesty") if s.category == "money")
 COMPASSION = load_scenario_set("compassion")
 REQUEST = DraftRequest(trait="humility", meaning=None, category="trades", split="train", n=1)
 
@@ -224,7 +222,7 @@ class TestRefusals:
 
     def test_a_pattern_without_chat_scenarios_to_train_on(self, tmp_path: Path) -> None:
         tested = [s for s in HONESTY if s.split == "test"]
-        with chat_server("x") as server, pytest.raises(ScenarioError, match="none among 28"):
+        with chat_server("x") as server, pytest.raises(ScenarioError, match="none among 14"):
             draft_scenarios(
                 ChatClient(endpoint(server)),
                 tested,
