@@ -29,7 +29,7 @@ class PlanConfig:
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     scenarios: Path | None = None
-    """Scenario file; without, so many as below."""
+    """Scenario file, or the name of a bundled set; without, so many as below."""
     n_train: int = 50
     """Training scenarios, where no file is given."""
     n_test: int = 112
@@ -98,12 +98,13 @@ def _found(config: PlanConfig) -> "tuple[Preset | None, Any]":
 
 def _rows(config: PlanConfig, sweep: SweepConfig, size: "ModelSize") -> "RowCount":
     from interp_steer.planned_rows import count_rows, stand_in_scenarios
-    from interp_steer.scenarios import load_scenarios
+    from interp_steer.scenario_sets import find_scenarios
+    from interp_steer.study import load_one_trait
 
     scenarios = (
         stand_in_scenarios(config.n_train, config.n_test)
         if config.scenarios is None
-        else load_scenarios(config.scenarios)
+        else load_one_trait(find_scenarios(config.scenarios))
     )
     return count_rows(
         scenarios,

@@ -114,7 +114,9 @@ def stand_in_scenarios(n_train: int, n_test: int, *, n_categories: int = 8) -> t
     """Scenarios that only their number says anything about, for a plan without a file."""
     train: tuple[Split, int] = ("train", n_train)
     test: tuple[Split, int] = ("test", n_test)
-    kinds = [(split, index) for split, n in (train, test) for index in range(n)]
+    kinds: list[tuple[Split, int]] = [
+        (split, index) for split, n in (train, test) for index in range(n)
+    ]
     return tuple(
         Scenario(
             id=f"{split}-{index}",

@@ -225,3 +225,13 @@ def test_stand_ins_are_scenarios_of_one_trait() -> None:
     made: tuple[Scenario, ...] = stand_in_scenarios(2, 3)
     assert [s.split for s in made] == ["train"] * 2 + ["test"] * 3
     assert len({s.id for s in made}) == 5
+
+
+def test_the_page_lists_every_preset_with_its_layers() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    for name in preset_names():
+        preset = load_preset(name)
+        layers, n = preset.sweep["layers"], preset.config["num_hidden_layers"]
+        steps = "" if layers[1] - layers[0] == 1 else ", every 2nd"
+        line = f"| `{name}` | {preset.model} | {layers[0]}-{layers[-1]} of {n}{steps} |"
+        assert line in page, name
