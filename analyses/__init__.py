@@ -19,5 +19,6 @@ NAMES = (
     "calibration",
     "steering_duration",
     "multi_turn",
+    "capabilities",
 )
 """The analyses, in the order of the paper's questions."""

@@ -2,16 +2,21 @@
 
     python -m analyses.multi_turn RUN
 
-This version has no multi-turn suite, so there is nothing to tabulate yet: the command says so and
-exits with 1. It will hold one row a turn: trait, coherence, sentence reuse, 4-gram repetition.
+Needs the suite: `interp-steer evaluate RUN --suite multi-turn`. Nothing is computed here; the
+suite's numbers are put where figures look. Seconds.
+
+Writes RUN/analyses/multi_turn: one row a measure (`panel`, with its unit), configuration (`series`:
+a side unsteered, or a method at its operating point) and turn (`x`): `value` with `low`, `high`
+(95 % over clusters of scenarios), `n` conversations.
 """
 
 import sys
 from dataclasses import dataclass
 
 from interp_steer.analysis.command import Analysis, RunOption
-from interp_steer.analysis.tidy_tables import AnalysisError, Findings
+from interp_steer.analysis.tidy_tables import Findings
 from interp_steer.runs import Run
+from interp_steer.suites.figure_tables import suite_findings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +25,8 @@ class Options(RunOption):
 
 
 def find(run: Run, options: Options) -> Findings:  # noqa: ARG001 - every analysis has options
-    """Refuse: there is no such suite."""
-    raise AnalysisError(
-        f"the run {run.path} has no multi-turn dialogues, and this version has no suite that makes "
-        "them; every row of its sweep is a single turn"
-    )
+    """The suite's numbers."""
+    return suite_findings(run, "multi_turn")
 
 
 ANALYSIS = Analysis(name="multi_turn", about=__doc__ or "", options=Options, find=find)

@@ -4,9 +4,9 @@
 
 Each suite's score by coefficient, the operating point ringed.
 
-Needs: RUN/analyses/capabilities.parquet, from a suite of a later version; refused until then.
-Writes capabilities.* (html, csv, json; svg, pdf, png at one column, and -double.* at two) in some
-ten seconds, most of them the browser's.
+Needs: a suite of capabilities, `interp-steer evaluate RUN --suite choice` (or mmlu, mt-bench,
+alpaca-eval); refused until then. Writes capabilities.* (html, csv, json; svg, pdf, png at one
+column, and -double.* at two) in some ten seconds, most of them the browser's.
 """
 
 import sys

@@ -4,9 +4,9 @@
 
 Trait, coherence and repetition by turn.
 
-Needs: RUN/analyses/multi_turn.parquet, from a suite of a later version; refused until then. Writes
-multi-turn.* (html, csv, json; svg, pdf, png at one column, and -double.* at two) in some ten
-seconds, most of them the browser's.
+Needs: `interp-steer evaluate RUN --suite multi-turn`; refused until then. Writes multi-turn.*
+(html, csv, json; svg, pdf, png at one column, and -double.* at two) in some ten seconds, most of
+them the browser's.
 """
 
 import sys

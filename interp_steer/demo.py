@@ -17,6 +17,7 @@ from interp_steer.config import (
     PAPER_GRID,
     DemoConfig,
     FitConfig,
+    MethodName,
     ProjectConfig,
     SamplingConfig,
     SweepConfig,
@@ -29,6 +30,8 @@ from interp_steer.reporting import Report
 from interp_steer.runs import atomic_write_json
 from interp_steer.sampling import GenerationSettings
 from interp_steer.study import Sources, Study, start_study, versions
+from interp_steer.suites.running import evaluate
+from interp_steer.suites.settings import SuiteConfig, SuiteName
 from interp_steer.summary import report_as_summary, report_table
 from interp_steer.sweep_stage import select, sweep
 from interp_steer.trace_stage import trace_examples
@@ -39,6 +42,10 @@ SAMPLING = SamplingConfig(max_new_tokens=96)
 """The paper's sampling, but shorter: no reply of the organism's grammar is longer than 70
 tokens, and a text that runs on past 96 has come apart."""
 
+DEMO_SUITES: dict[SuiteName, int] = {"multi-turn": 16, "choice": 176, "cost": 12}
+"""Suites that `demo-full` runs for each trait, and how many scenarios or questions of each."""
+CROSSED_SCENARIOS = 40
+"""Scenarios of each trait that the suite cross-trait asks."""
 TRACED_SCENARIOS = 3
 """Reporting scenarios whose traces the demo stores, for each method and scope."""
 
@@ -183,9 +190,24 @@ def _run_trait(
         report = select(study.run)
     with watch.stage("trace"):
         trace_examples(study, report, n_scenarios=1 if config.quick else TRACED_SCENARIOS)
+    if config.full:
+        with watch.stage("suites"):
+            _run_suites(study, out, config)
     with watch.stage("figures"):
         pages = _figures(study, report)
     return report, pages
+
+
+def _run_suites(study: Study, out: Path, config: DemoConfig) -> None:
+    """The suites that the bundled model can answer; cross-trait once the other trait is there."""
+    methods: tuple[MethodName, ...] = ("swfc", "sttp", "stmp")
+    for suite, limit in DEMO_SUITES.items():
+        evaluate(study, suite, SuiteConfig(methods=methods, limit=limit))
+    before = [trait for trait in config.traits if trait != study.trait]
+    for other in (out.parent / trait for trait in before):
+        if (other / "operating_points.json").exists():
+            settings = SuiteConfig(methods=methods, limit=CROSSED_SCENARIOS, other=other)
+            evaluate(study, "cross-trait", settings)
 
 
 def _figures(study: Study, report: Report) -> list[Path]:

@@ -105,11 +105,13 @@ RECIPES: Mapping[str, Recipe] = {
         number="11",
         about="capabilities by coefficient",
         draw=partial(draw_suite, name="capabilities"),
+        analyses=("capabilities",),
     ),
     "multi_turn": Recipe(
         number="11",
         about="multi-turn curves",
         draw=partial(draw_suite, name="multi_turn"),
+        analyses=("multi_turn",),
     ),
     "elo": Recipe(number="11", about="tournament ratings", draw=draw_ratings),
 }

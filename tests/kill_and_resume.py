@@ -1,10 +1,10 @@
 """Run a stage in child processes that are killed (SIGKILL) at random moments, until one finishes.
 
-    python tests/kill_and_resume.py fit|sweep RUN_PARENT MODEL_DIR SEED
+    python tests/kill_and_resume.py fit|sweep|suite RUN_PARENT MODEL_DIR SEED
 
 A process of its own, so that the model is imported once and children are forked from a process with
 one thread. Prints one JSON object: how many children were killed, and after each kill the number of
-rows (sweep) or files (fit) that a reader finds.
+rows (sweep, suite) or files (fit) that a reader finds.
 """
 
 import json
@@ -23,14 +23,17 @@ from interp_steer.fit_stage import fit
 from interp_steer.model import HookedLM
 from interp_steer.runs import Run
 from interp_steer.study import Study
+from interp_steer.suites.multi_turn import run_multi_turn
 from interp_steer.sweep import read_rows
 from interp_steer.sweep_stage import sweep
 from study_cases import SAMPLING, SWEEP, WordJudge, new_study
+from suite_cases import subject, write_points
 
+SUITE = {"turns": 2, "limit": 6, "methods": ("sttp", "swfc"), "batch_size": 3}
 FIT = FitConfig(sampling=SAMPLING, responses_per_scenario=2, batch_size=4)
 TOUCHES = {"open", "os.rename", "os.remove"}
 """What is counted: a temporary file opened, put in place, removed; every write does all three."""
-LONGEST_LIFE = {"fit": 6, "sweep": 9}
+LONGEST_LIFE = {"fit": 6, "sweep": 9, "suite": 9}
 """Touches a child lives for at most: well under what the stage needs in all."""
 
 
@@ -38,6 +41,8 @@ def stage(name: str, study: Study) -> None:
     """What a child does."""
     if name == "fit":
         fit(study, FIT)
+    elif name == "suite":
+        run_multi_turn(subject("multi-turn", study, **SUITE))
     else:
         sweep(study, SWEEP, judge=WordJudge())
 
@@ -46,6 +51,9 @@ def progress(name: str, run: Run) -> int:
     """What a reader finds; a damaged shard would raise here."""
     if name == "sweep":
         return read_rows(run).num_rows
+    if name == "suite":
+        rows = Run(run.path / "evaluations" / "multi-turn").read_shards("")
+        return 0 if rows is None else rows.num_rows
     return sum(path.suffix != "" for path in run.path.iterdir())
 
 
@@ -93,8 +101,10 @@ def main(name: str, folder: str, model_dir: str, seed: str) -> None:
     """Kill children until one finishes, at most 12 times, then finish; print what happened."""
     torch.set_num_threads(1)
     study = new_study(Path(folder), HookedLM.load(model_dir), Path(model_dir))
-    if name == "sweep":
+    if name != "fit":
         fit(study, FIT)
+    if name == "suite":
+        write_points(study)
     rng, found = random.Random(int(seed)), []
     while len(found) < 12 and kill_one(name, study, rng):
         found.append(progress(name, study.run))

@@ -75,6 +75,8 @@ SWEEP = SweepConfig(
     extras=("guard",),
     batch_size=64,
 )
+SUITES = ("multi_turn", "capabilities")
+"""Analyses that only show what a suite found; tests/test_suites_questions.py runs suites."""
 ARGUMENTS = {
     "causal_scan": ("--scenarios", "3", "--draws", "2"),
     "layer_readability": ("--null-draws", "2"),
@@ -143,7 +145,7 @@ def planted_measures(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 class TestEveryAnalysis:
-    @pytest.mark.parametrize("name", [n for n in analyses.NAMES if n != "multi_turn"])
+    @pytest.mark.parametrize("name", [n for n in analyses.NAMES if n not in SUITES])
     def test_writes_the_tables_that_it_documents(self, name: str, finished: Path) -> None:
         table(name, finished)
         made = _MADE[(str(finished), name, *ARGUMENTS.get(name, ()))]
@@ -195,7 +197,7 @@ class TestEveryAnalysis:
         said = capsys.readouterr().err
         assert said.startswith(f"{name}: ")
         assert re.search(
-            r"has no (probes|sweep|operating points|traces|per-token|multi-turn)", said
+            r"has no (probes|sweep|operating points|traces|per-token|multi-turn|capabilities)", said
         )
         assert not (copied / "analyses").exists()
 

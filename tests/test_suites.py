@@ -20,6 +20,7 @@ from interp_steer.judges import Answer, JudgeScore
 from interp_steer.layer_hooks import HookRecord
 from interp_steer.model import HookedLM, Prompt
 from interp_steer.probes import ProbeSet
+from interp_steer.runs import Run
 from interp_steer.specs import SteeringSpec, resolve
 from interp_steer.study import Study
 from interp_steer.suites.configurations import Configurations, in_order
@@ -43,6 +44,7 @@ from judge_cases import settings
 from steering_cases import make_probes
 from study_cases import SWEEP, WordJudge, scenarios
 from suite_cases import pointed_study, subject
+from test_resume import killed
 
 KEY = ["scenario", *CELL_COLUMNS, "turn"]
 
@@ -340,6 +342,20 @@ class TestMultiTurn:
         full = [row for row in rows if row["stop_reason"] == NO_ROOM]
         assert full and all(row["trait"] is None and row["n_tokens"] == 0 for row in full)
         assert any("filled the context" in note for note in summary.notes)
+
+
+@pytest.mark.slow
+def test_a_killed_suite_ends_with_every_turn_once(tmp_path: Path, tiny_dir: Path) -> None:
+    run, story = killed("suite", tmp_path, tiny_dir, seed=3)
+    assert story["kills"] >= 3, "the test must kill something"
+    assert story["after_each"] == sorted(story["after_each"]), "rows were lost"
+    folder = run.path / "evaluations" / "multi-turn"
+    made = Run(folder).read_shards("")
+    assert made is not None
+    keys = Counter(tuple(row[name] for name in KEY) for row in made.to_pylist())
+    assert set(keys.values()) == {1}
+    assert len(keys) == 6 * 4 * 2  # scenarios, configurations, turns
+    assert [p.name for p in folder.iterdir() if p.name.endswith(".tmp")] == []
 
 
 class TestEvaluation:

@@ -159,6 +159,8 @@ SUITES = {
     "multi_turn": ("turn", "conversations", "do trait and coherence hold over turns?"),
 }
 """Suites of figure 11: what x is, what n counts, what the figure asks."""
+SUITE_OF = {"capabilities": "choice|mmlu|mt-bench|alpaca-eval"}
+"""What `evaluate --suite` takes, where it is not the figure's own name."""
 
 
 def draw_suite(source: RunSource, name: str) -> list[Drawing]:
@@ -172,9 +174,8 @@ def draw_suite(source: RunSource, name: str) -> list[Drawing]:
     if not path.exists():
         suite = name.replace("_", "-")
         raise MissingStageError(
-            f"the run has no results of the suite {suite} ({path}), which comes with a later "
-            "version",
-            command=f"{source.command('evaluate')} --suite {suite}",
+            f"the run has no {suite} results ({path})",
+            command=f"{source.command('evaluate')} --suite {SUITE_OF.get(name, suite)}",
         )
     values = source.analysis(name, SUITE_COLUMNS)
     points = source.shown_points("all")

@@ -34,8 +34,8 @@ def suite_findings(run: Run, name: str) -> Findings:
     there = [path for path in _files(run, suites) if path.exists()]
     if not there:
         raise AnalysisError(
-            f"the run {run.path} has no results of the suite {' or '.join(suites)}; run "
-            f"`interp-steer evaluate {run.path} --suite {suites[0]}` first"
+            f"the run {run.path} has no {name.replace('_', '-')} results; run `interp-steer "
+            f"evaluate {run.path} --suite {'|'.join(suites)}` first"
         )
     frames = [read_table(path).to_pandas() for path in there]
     return Findings(
