@@ -144,9 +144,9 @@ class ChatClient:
     async def _wait(self, attempt: int, error: _PassingError) -> None:
         delay = backoff_s(attempt, first_s=self._first_delay_s)
         if error.wait_s is not None:
-            self._pacer.hold(error.wait_s)
-            delay = max(delay, error.wait_s)
-        _log.info("%s; trying again in %.1f s", self._clean(error), delay)
+            self._pacer.hold(error.wait_s)  # for this call, too: it reserves a slot again
+        said = max(delay, error.wait_s or 0.0)
+        _log.info("%s; trying again in %.1f s", self._clean(error), said)
         await asyncio.sleep(delay)
 
     async def _try(self, client: Any, messages: Messages) -> Completion:
