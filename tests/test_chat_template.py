@@ -143,6 +143,15 @@ def test_a_template_that_asks_the_clock_is_pinned_too() -> None:
         render_chat(tokenizer, chat(("user", "the lion")).messages)
 
 
+def test_a_template_without_a_clock_takes_the_date_it_is_given() -> None:
+    """Llama 3.3's, which falls back to a date of its own."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ date_string | default('never') }} {{ messages[0]['content'] }}"
+    messages = chat(("user", "the lion")).messages
+    text, _ = render_chat(tokenizer, messages, ChatOptions(date="2026-11-24"))
+    assert text == "24 Nov 2026 the lion"
+
+
 def test_thinking_is_off_unless_asked_for() -> None:
     prompt = chat(("user", "Hi"))
     closed = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
