@@ -3,7 +3,8 @@
     python -m analyses.capabilities RUN
 
 Needs at least one suite: `interp-steer evaluate RUN --suite choice` (or mmlu, mt-bench,
-alpaca-eval). Nothing is computed here; the suites' numbers stand one after the other. Seconds.
+alpaca-eval). Nothing is computed here; the suites' numbers stand one after the other. Takes
+seconds.
 
 Writes RUN/analyses/capabilities: one row a score and method (`panel`, with its unit),
 configuration (`series`: the method, or unsteered as a level) and coefficient (`x`): `value` with

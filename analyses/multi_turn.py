@@ -3,7 +3,7 @@
     python -m analyses.multi_turn RUN
 
 Needs the suite: `interp-steer evaluate RUN --suite multi-turn`. Nothing is computed here; the
-suite's numbers are put where figures look. Seconds.
+suite's numbers are put where figures look. Takes seconds.
 
 Writes RUN/analyses/multi_turn: one row a measure (`panel`, with its unit), configuration (`series`:
 a side unsteered, or a method at its operating point) and turn (`x`): `value` with `low`, `high`
