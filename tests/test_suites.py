@@ -281,6 +281,7 @@ def rows(study: Study) -> list[dict]:
     return after
 
 
+@pytest.mark.slow
 class TestMultiTurn:
     def test_no_row_is_lost_or_there_twice(self, rows: list[dict]) -> None:
         keys = Counter(tuple(row[name] for name in KEY) for row in rows)
@@ -295,7 +296,6 @@ class TestMultiTurn:
         for first, *later in lengths.values():
             assert first < later[0] < later[1]
 
-    @pytest.mark.slow
     def test_the_first_turn_is_the_sweeps_row(self, study: Study, rows: list[dict]) -> None:
         config = SuiteConfig(methods=("sttp",))
         point = Configurations(study.run, config, with_grid=False).point("sttp")
@@ -331,7 +331,6 @@ class TestMultiTurn:
         assert set(table["method"].to_pylist()) == {"sttp"}
         assert "assistant" in set(table["segment"].to_pylist())  # earlier answers are steered too
 
-    @pytest.mark.slow
     def test_a_full_context_ends_a_conversation(self, study: Study, tmp_path: Path) -> None:
         wordy = tmp_path / "f.json"
         wordy.write_text('["is the lion red is the lion red is the lion red is the lion red"]')

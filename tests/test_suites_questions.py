@@ -176,6 +176,7 @@ def test_mt_bench_rates_every_turn_after_those_before_it(study: Study, tmp_path:
     assert set(figure["value"]) == {7.0}
 
 
+@pytest.mark.slow
 def test_alpaca_eval_turns_the_order_back(study: Study, tmp_path: Path) -> None:
     file = tmp_path / "alpaca_eval.json"
     asked = [
@@ -244,6 +245,7 @@ class TestCrossTrait:
 
 
 class TestCost:
+    @pytest.mark.slow
     def test_every_state_is_timed_for_every_prompt(self, study: Study) -> None:
         options = {"methods": ("sttp",), "limit": 3, "max_new_tokens": 4, "batch_size": 2}
         evaluation, summary = run_cost(subject("cost", study, **options))
