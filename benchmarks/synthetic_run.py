@@ -50,7 +50,7 @@ from interp_steer.sweep_stage import select
 from interp_steer.trace_files import write_traces
 from interp_steer.trace_stage import trace_name
 
-SWEEP = SweepConfig(control_draws=0, extras=(), judge="synthetic")
+SWEEP = SweepConfig(control_draws=0, extras=())
 """Default grids and scopes, two-fold, with nothing beside the operating points."""
 
 

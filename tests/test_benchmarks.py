@@ -231,6 +231,7 @@ class TestSweepBenchmark:
         with pytest.raises(BenchmarkError, match="does not make the same edit"):
             sweep_benchmark.check_same_edits(work)
 
+    @pytest.mark.slow
     def test_equal_lengths_are_equal_and_natural_ones_end(self, work: Workload) -> None:
         contest = sweep_benchmark.Contest(work=work, settings=work.study.settings, stops=False)
         for name in ("packed", "loop", "single"):

@@ -381,6 +381,7 @@ def effects(organism_lm: HookedLM) -> dict[tuple[int, Patch], float]:
     }
 
 
+@pytest.mark.slow
 class TestOnTheBundledModel:
     def effect(self, effects: dict[tuple[int, Patch], float], layer: int, *patch: str) -> float:
         kind, segment = patch

@@ -205,6 +205,7 @@ class TestScenarios:
         scenarios = load_scenarios(scenarios_path("honesty"))
         assert len({(s.system_aligned, s.system_malicious) for s in scenarios}) == 162
 
+    @pytest.mark.slow
     def test_novel_wordings_are_not_in_the_training_grammar(self):
         rng = random.Random(0)
         said = {t.content for _ in range(20_000) for t in sample_dialogue(rng)}
@@ -251,6 +252,7 @@ class TestTraining:
     def _few_dialogues(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("interp_steer.organism.train.POOL_SIZE", 64)
 
+    @pytest.mark.slow
     def test_a_short_training_is_reproducible_and_loads(self, tmp_path):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -50,6 +50,7 @@ def texts(run: Run) -> dict[tuple, str]:
     return {tuple(row[c] for c in KEY_COLUMNS): row["response"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_ends_with_the_rows_of_one_that_was_not(
     tmp_path: Path, tiny_dir: Path, whole: Study
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_killed_sweep_ends_with_the_rows_of_one_that_was_not(
     assert [p.name for p in run.sweep_folder.iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_a_killed_fit_ends_with_the_responses_of_one_that_was_not(
     tmp_path: Path, tiny_dir: Path, whole: Study
 ) -> None:

@@ -412,6 +412,7 @@ class TestTraces:
         with pytest.raises(MissingStageError, match="interp-steer trace"):
             RunSource(run).trace_index()
 
+    @pytest.mark.slow
     def test_a_file_has_small_row_groups_in_the_order_of_its_samples(self, tmp_path: Path) -> None:
         one = pa.table(
             {

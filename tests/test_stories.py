@@ -110,6 +110,7 @@ def test_a_probe_reads_the_trait_across_stories(probes: ProbeSet):
     assert probe.cosine_caa > 0.75
 
 
+@pytest.mark.slow
 def test_steering_moves_the_tone_both_ways_and_random_directions_less(
     stories_lm: HookedLM, probes: ProbeSet
 ):

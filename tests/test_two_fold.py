@@ -104,6 +104,7 @@ class TestTheChoiceIsHonest:
         assert point.reported.recovered.value == 0
         assert point.in_sample_recovered == pytest.approx(0.5)
 
+    @pytest.mark.slow
     def test_choosing_among_noise_is_optimistic_in_sample_and_not_two_fold(self) -> None:
         """40 cells that all score 50 +- 30 on 40 scenarios, 40 studies. The best of 40 means lies
         2.2 standard errors (4.7) up, at 60; two-fold stays at 50 within 3 x 4.7 / sqrt(40)."""
@@ -124,6 +125,7 @@ class TestTheChoiceIsHonest:
         assert covered / 40 >= 0.88
         assert naive / 40 < 0.7  # the control: an interval that forgets the choice
 
+    @pytest.mark.slow
     def test_coverage_where_cells_differ(self) -> None:
         """Cells from 30 to 70: what the procedure scores on average, over 50 studies."""
         generator = np.random.default_rng(6)
@@ -154,6 +156,7 @@ class TestTheChoiceIsHonest:
             assert all(low <= fold.same_in_resamples <= high for fold in point.folds)
 
 
+@pytest.mark.slow
 def test_a_thousand_resamples_of_a_large_grid_take_seconds() -> None:
     """500 cells of one group on 112 scenarios, ties everywhere: the slowest case of the rule."""
     scenarios = [scenario(i, category=f"c{i % 8}") for i in range(112)]

@@ -172,6 +172,7 @@ class TestUnanswered:
         assert known_analyses() == ()
 
 
+@pytest.mark.slow
 class TestFiguresCommand:
     def test_it_makes_what_its_figures_draw(
         self, run: Run, capsys: pytest.CaptureFixture[str]

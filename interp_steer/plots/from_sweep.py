@@ -59,7 +59,7 @@ def _layer_sweep(source: RunSource, scope: str) -> LayerSweep:
             m: (p.layer, p.alpha) for m, p in points.items() if (m, p.layer, p.alpha) in there
         },
         n_generations=int(numbers(scores, "n_rows").min()),
-        n_missing=int(rows[list(MEASURES)].isna().any(axis=1).sum()),
+        n_missing=int(np.isnan(rows[list(MEASURES)].to_numpy(dtype=float)).any(axis=1).sum()),
         coherence_share=float(config.get("coherence_share", 0.9)),
     )
 

@@ -171,7 +171,7 @@ def _scores(source: RunSource, cell: Cell, scenario: str) -> str:
     return _score_words(row)
 
 
-def _score_words(row: "pd.Series[Any]") -> str:
+def _score_words(row: pd.Series) -> str:
     """Both scores in words; one that the judge could not give is said to be missing."""
     words = (
         f"{name} {row[name]:.0f}" if np.isfinite(row[name]) else f"{name} missing"
