@@ -85,6 +85,7 @@ FLOORS = (
     ("evaluate_command",),
     ("explorer",),
     ("demo", "judge_commands", "plan_command"),
+    ("stage_commands", "view_commands"),
     ("cli",),
     ("__main__",),
 )
