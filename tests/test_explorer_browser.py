@@ -329,6 +329,7 @@ class TestTokens:
             assert page.evaluate("window.hacked") is None
             assert HOSTILE[0] in page.inner_text("#token-panes")
             assert page.locator("#token-panes img, #token-panes script").count() == 0
+            page.close()
 
 
 class TestLive:
@@ -469,6 +470,7 @@ class TestPages:
             assert page.evaluate(marks) == 0
             (mine.path / "operating_points.json").write_bytes(points)
             until(page, f"({marks})() > 0")
+            page.close()  # else it asks a server that is gone
 
     def test_tabs_are_reached_and_pressed_with_the_keyboard(self, visit: Open) -> None:
         page = visit()
