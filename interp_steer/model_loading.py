@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from interp_steer.errors import ModelError
+from interp_steer.memory import is_out_of_memory
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -311,7 +312,7 @@ def explanation(name: str, error: BaseException) -> str:
     def is_any(*kinds: type) -> bool:
         return any(isinstance(one, kinds) for one in chain)
 
-    if any(_is_out_of_memory(one) for one in chain):
+    if any(is_out_of_memory(one) for one in chain):
         return (
             f": out of memory ({_first_line(error)}). `interp-steer plan --model {name}` says how "
             "much it needs; use --dtype bfloat16, --n-devices N or --device-map auto over several "
@@ -354,12 +355,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def _first_line(error: BaseException) -> str:

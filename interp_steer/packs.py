@@ -21,6 +21,7 @@ from interp_steer.edit_meter import EditMeter
 from interp_steer.embedders import Embedder
 from interp_steer.errors import ModelError
 from interp_steer.judges import Answer, Judge, JudgeScore, score_answers
+from interp_steer.memory import is_out_of_memory
 from interp_steer.model import HookedLM
 from interp_steer.probes import ProbeSet
 from interp_steer.prompt_cache import PromptCache
@@ -175,13 +176,6 @@ class PackWorker:
             stopped=made.stop_reason == "stop_token",
             prefix=start,
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory did not suffice, on the device or on the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def _table(

@@ -18,18 +18,22 @@ from interp_steer.measures import MEASURE_COLUMNS
 from interp_steer.scenarios import Scenario
 from interp_steer.steering import Direction, Method, SteeringSpec
 
+CELL_FIELDS: tuple[pa.Field, ...] = (
+    pa.field("side", pa.string(), nullable=False),
+    pa.field("threat", pa.string(), nullable=False),
+    pa.field("control", pa.string(), nullable=False),
+    pa.field("direction", pa.string(), nullable=False),
+    pa.field("method", pa.string(), nullable=False),
+    pa.field("layer", pa.int32()),
+    pa.field("alpha", pa.float64()),
+    pa.field("scope", pa.string(), nullable=False),
+)
+"""Columns that name a configuration."""
 SWEEP_SCHEMA = pa.schema(
     [
         pa.field("scenario", pa.string(), nullable=False),
         pa.field("response_index", pa.int32(), nullable=False),
-        pa.field("side", pa.string(), nullable=False),
-        pa.field("threat", pa.string(), nullable=False),
-        pa.field("control", pa.string(), nullable=False),
-        pa.field("direction", pa.string(), nullable=False),
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("layer", pa.int32()),
-        pa.field("alpha", pa.float64()),
-        pa.field("scope", pa.string(), nullable=False),
+        *CELL_FIELDS,
         pa.field("response", pa.string(), nullable=False),
         pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("n_tokens", pa.int32(), nullable=False),

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "interp_steer"
 # Floor by floor: a module imports from floors above its own, never from its own or below.
 # A subpackage (`organism`, `analysis`, `plots`) counts as one module here.
 FLOORS = (
-    ("errors", "names", "config", "narration", "thinking"),
+    ("errors", "names", "config", "narration", "memory", "thinking"),
     ("endpoints", "request_pacing", "command_options"),
     ("files", "scenarios", "tokens", "logistic", "readability", "kv_cache"),
     ("model_loading", "model_size", "presets", "chat_template"),

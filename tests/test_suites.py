@@ -25,7 +25,7 @@ from interp_steer.specs import SteeringSpec, resolve
 from interp_steer.study import Study
 from interp_steer.suites.configurations import Configurations, in_order
 from interp_steer.suites.conversations import NO_ROOM, SCHEMA
-from interp_steer.suites.evaluation import CELL_FIELDS, Evaluation
+from interp_steer.suites.evaluation import Evaluation
 from interp_steer.suites.follow_ups import (
     OtherScenarios,
     ScriptedTurns,
@@ -38,6 +38,7 @@ from interp_steer.suites.speaking import Guard, guarded
 from interp_steer.suites.subject import Subject
 from interp_steer.suites.turn_measures import repeated_across, reused_sentences, sentences
 from interp_steer.sweep import read_rows
+from interp_steer.sweep_rows import CELL_FIELDS
 from interp_steer.sweep_stage import sweep
 from interp_steer.traces import read_traces
 from judge_cases import settings

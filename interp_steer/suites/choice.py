@@ -22,11 +22,12 @@ from interp_steer.suites.capabilities import (
     capability_summary,
     question_units,
 )
-from interp_steer.suites.evaluation import CELL_FIELDS, Evaluation, cell_record, study_pins
+from interp_steer.suites.evaluation import Evaluation, cell_record, study_pins
 from interp_steer.suites.settings import EvaluationError
 from interp_steer.suites.speaking import Guard, speak
 from interp_steer.suites.subject import Subject
 from interp_steer.suites.summaries import Measure, Summary, rows_of_cells
+from interp_steer.sweep_rows import CELL_FIELDS
 
 NAME = "choice"
 SCHEMA = pa.schema(

@@ -15,13 +15,13 @@ from interp_steer.embedders import SentenceTransformerEmbedder
 from interp_steer.judges import Answer, Judge, JudgeScore, score_answers
 from interp_steer.model import Generation, Prompt
 from interp_steer.scenarios import Message, Scenario, Side
-from interp_steer.suites.evaluation import CELL_FIELDS, cell_key, cell_record
+from interp_steer.suites.evaluation import cell_key, cell_record
 from interp_steer.suites.follow_ups import Script, SimulatedUser, UserTurn
 from interp_steer.suites.settings import EvaluationError
 from interp_steer.suites.speaking import Guard, speak
 from interp_steer.suites.subject import Subject
 from interp_steer.suites.turn_measures import repeated_across, repeated_within, reused_sentences
-from interp_steer.sweep_rows import sample_key
+from interp_steer.sweep_rows import CELL_FIELDS, sample_key
 
 SCHEMA = pa.schema(
     [

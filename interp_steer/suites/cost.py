@@ -27,7 +27,6 @@ from interp_steer.model import Generation, GenerationSettings, HookedLM, Prompt,
 from interp_steer.statistics import Estimate, draw_resamples
 from interp_steer.suites.configurations import in_order
 from interp_steer.suites.evaluation import (
-    CELL_FIELDS,
     Evaluation,
     cell_key,
     cell_record,
@@ -45,6 +44,7 @@ from interp_steer.suites.summaries import (
     rows_of_cell,
     rows_of_cells,
 )
+from interp_steer.sweep_rows import CELL_FIELDS
 from interp_steer.table_files import Column, Table
 from interp_steer.traces import TraceRecorder
 

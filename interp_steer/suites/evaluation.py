@@ -18,24 +18,12 @@ import torch
 from interp_steer.analysis.tidy_tables import digest
 from interp_steer.cells import CELL_COLUMNS, Cell
 from interp_steer.errors import RunError
-from interp_steer.packs import is_out_of_memory
+from interp_steer.memory import is_out_of_memory
 from interp_steer.progress import SweepProgress
 from interp_steer.runs import Run
 from interp_steer.study import Study
 
 _log = logging.getLogger(__name__)
-
-CELL_FIELDS: tuple[pa.Field, ...] = (
-    pa.field("side", pa.string(), nullable=False),
-    pa.field("threat", pa.string(), nullable=False),
-    pa.field("control", pa.string(), nullable=False),
-    pa.field("direction", pa.string(), nullable=False),
-    pa.field("method", pa.string(), nullable=False),
-    pa.field("layer", pa.int32()),
-    pa.field("alpha", pa.float64()),
-    pa.field("scope", pa.string(), nullable=False),
-)
-"""Columns that name a configuration, those of the sweep."""
 
 
 @runtime_checkable

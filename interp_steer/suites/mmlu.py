@@ -17,7 +17,6 @@ from interp_steer.cells import CELL_COLUMNS, NEUTRAL, Cell
 from interp_steer.intervals import PERCENT
 from interp_steer.suites.capabilities import capability_summary
 from interp_steer.suites.evaluation import (
-    CELL_FIELDS,
     Evaluation,
     cell_key,
     cell_record,
@@ -26,6 +25,7 @@ from interp_steer.suites.evaluation import (
 from interp_steer.suites.settings import EvaluationError
 from interp_steer.suites.subject import Subject
 from interp_steer.suites.summaries import Measure, Summary, rows_of_cells
+from interp_steer.sweep_rows import CELL_FIELDS
 
 NAME = "mmlu"
 SCHEMA = pa.schema(

@@ -15,11 +15,12 @@ from interp_steer.judge_settings import JudgeSettings, read_judge_settings
 from interp_steer.model import Prompt
 from interp_steer.scenarios import Message
 from interp_steer.suites.capabilities import Question, QuestionUnit, question_units
-from interp_steer.suites.evaluation import CELL_FIELDS, Evaluation, cell_record, study_pins
+from interp_steer.suites.evaluation import Evaluation, cell_record, study_pins
 from interp_steer.suites.ratings import QualityJudge
 from interp_steer.suites.settings import EvaluationError, SuiteName
 from interp_steer.suites.speaking import Guard, speak
 from interp_steer.suites.subject import Subject
+from interp_steer.sweep_rows import CELL_FIELDS
 
 SCHEMA = pa.schema(
     [
