@@ -5,27 +5,28 @@ progress, so that a hook learns where its tokens stand in their sequences; it pa
 counted from each row's first real token, so that left padding changes nothing; and it owns the
 attaching and removing of hooks.
 
-Speed: a `TransformerBridge` puts a hook point around every projection, norm and attention score,
-and recomputes attention and norms in Python so that they can fire; on a small model that costs
-about 40 % of a decoding step. During a call the components inside a block whose hook points nobody
-listens to are therefore bypassed for the Hugging Face modules that they wrap (`bare_components`).
-Blocks themselves stay bridged, so resid_post fires as always, and a component with any hook of the
-caller's stays too.
+During a call the components inside a block whose hook points nobody listens to are bypassed
+(`bare_components`), and rows that share a prefix go through the lower blocks as one (`widening`).
 """
 
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from interp_steer.bare_components import bare_components
 from interp_steer.errors import ModelError
 from interp_steer.names import resid_post
+from interp_steer.prefix_sharing import PrefixSharing
 from interp_steer.tokens import PaddedBatch, ResidHook, TokenChunk
+from interp_steer.widening import WideningBatch
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +35,23 @@ LayerHooks = Mapping[int, ResidHook] | Sequence[tuple[int, ResidHook]]
 
 
 @runtime_checkable
-class PromptSharingHook(Protocol):
-    """A hook under which rows with equal prompts may have them run once for all.
+class PrefixSharingHook(Protocol):
+    """A hook under which rows with equal tokens may run as one as far as it looks at none of them.
 
-    It must say which rows it looks at in the prompt; a plain function cannot.
+    It must say which rows it looks at; a plain function cannot.
     """
 
     def sharing_prompts(self, n_rows: int) -> AbstractContextManager[Bool[Tensor, "row"]]:
-        """Return the context in which prompts are run; it gives which rows need their own.
+        """Return the context in which prompts are run; it gives the rows looked at in them.
 
         Args:
-            n_rows: sequences of the call. Inside, the hook meets only some of them: all that need
-                their own run, and one of each group that shares.
+            n_rows: sequences of the call. Inside, the hook meets only some of them: all that it
+                looks at, and one of each group that shares.
         """
+        ...
+
+    def rows_looked_at(self, n_rows: int) -> Bool[Tensor, "row"]:
+        """Return the rows that the hook has to meet in the tokens after the prompt."""
         ...
 
 
@@ -60,7 +65,8 @@ class ChunkRunner:
         self.hook_points = find_resid_hook_points(bridge, self.n_layers)
         self._forward_options = forward_options(self.model)
         self._chunk: TokenChunk | None = None
-        self._attached: list[ResidHook] = []
+        self._widening: WideningBatch | None = None
+        self._attached: list[tuple[int, ResidHook]] = []
 
     @property
     def takes_positions(self) -> bool:
@@ -73,27 +79,70 @@ class ChunkRunner:
         return bool(self._attached)
 
     @contextmanager
-    def sharing_prompts(self, n_rows: int) -> Iterator[Bool[Tensor, "row"]]:
-        """Context for running prompts that rows share; gives which rows need their own (on CPU).
+    def sharing_prompts(self, n_rows: int) -> Iterator[Int[np.ndarray, "row"]]:
+        """Context for running prompts that rows share.
 
         Args:
             n_rows: sequences of the call.
 
+        Yields:
+            Layer of the first hook that looks at each row's prompt; n_layers where none does.
+
         Raises:
             ModelError: a hook is attached that cannot say which rows it looks at.
         """
-        needs_own = torch.zeros(n_rows, dtype=torch.bool)
         with ExitStack() as stack:
-            for hook in self._attached:
-                if not isinstance(hook, PromptSharingHook):
-                    raise ModelError(
-                        "share_prompts needs hooks that say which rows they look at in the prompt, "
-                        "those of a SteeringPlan for instance; the attached "
-                        f"{getattr(hook, '__name__', type(hook).__name__)} does not. Leave "
-                        "share_prompts out, or give the hook a method sharing_prompts"
-                    )
-                needs_own |= stack.enter_context(hook.sharing_prompts(n_rows)).cpu()
-            yield needs_own
+            looked_at = [
+                (layer, stack.enter_context(hook.sharing_prompts(n_rows)))
+                for layer, hook in self._sharing_hooks()
+            ]
+            yield self._first_layers(looked_at, n_rows)
+
+    def first_looked_at(self, n_rows: int) -> Int[np.ndarray, "row"]:
+        """Return the layer of the first hook that looks at each row after its prompt.
+
+        Raises:
+            ModelError: see `sharing_prompts`.
+        """
+        looked_at = [(layer, hook.rows_looked_at(n_rows)) for layer, hook in self._sharing_hooks()]
+        return self._first_layers(looked_at, n_rows)
+
+    def _sharing_hooks(self) -> Iterator[tuple[int, PrefixSharingHook]]:
+        for layer, hook in self._attached:
+            if not isinstance(hook, PrefixSharingHook):
+                raise ModelError(
+                    "share_prefixes needs hooks that say which rows they look at, those of a "
+                    "SteeringPlan for instance; the attached "
+                    f"{getattr(hook, '__name__', type(hook).__name__)} does not. Leave "
+                    "share_prefixes out, or give the hook the methods of PrefixSharingHook"
+                )
+            yield layer, hook
+
+    def _first_layers(
+        self, looked_at: Sequence[tuple[int, Bool[Tensor, "row"]]], n_rows: int
+    ) -> Int[np.ndarray, "row"]:
+        first = np.full(n_rows, self.n_layers)
+        for layer, rows in looked_at:
+            # Where the lower blocks cannot be shared a row that is looked at shares nothing.
+            known = layer if self._shares_blocks else -1
+            first = np.where(rows.cpu().numpy(), np.minimum(first, known), first)
+        return first
+
+    @cached_property
+    def _shares_blocks(self) -> bool:
+        """Whether a batch may widen between blocks: positions by row, a cache layer a block."""
+        return self.takes_positions and len(self.new_cache().layers) == self.n_layers
+
+    @contextmanager
+    def widening(self, sharing: PrefixSharing) -> Iterator[None]:
+        """Context in which `run` takes chunks of all rows and runs what they share once."""
+        batch = WideningBatch(sharing, blocks=list(self.bridge.blocks), points=self.hook_points)
+        with batch.attached():
+            self._widening = batch
+            try:
+                yield
+            finally:
+                self._widening = None
 
     @contextmanager
     def attached(self, hooks: LayerHooks) -> Iterator[None]:
@@ -121,13 +170,13 @@ class ChunkRunner:
         point = self.hook_points[layer]
         point.add_hook(self._bridge_hook(layer, hook))
         handle = point.fwd_hooks[-1]
-        self._attached.append(hook)
+        self._attached.append((layer, hook))
         try:
             yield
         finally:
             # By identity, both: one hook may serve several layers, and the caller may have added
             # or removed hooks of their own meanwhile.
-            place = next(i for i, other in enumerate(self._attached) if other is hook)
+            place = next(i for i, (_, other) in enumerate(self._attached) if other is hook)
             del self._attached[place]
             handle.hook.remove()
             point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
@@ -140,8 +189,9 @@ class ChunkRunner:
                     "HookedLM.generate; without them it cannot know which tokens it sees. Call "
                     "those inside the hooks' context instead of the bridge itself"
                 )
+            chunk = self._chunk if self._widening is None else self._widening.after(layer)
             # On a model spread over devices a layer may sit elsewhere than the inputs.
-            edited = resid_hook(resid, self._chunk.to(resid.device))
+            edited = resid_hook(resid, chunk.to(resid.device))
             if edited is not None and (edited.shape, edited.dtype) != (resid.shape, resid.dtype):
                 raise ModelError(
                     f"a hook at {resid_post(layer)} must return the shape and dtype it got, "
@@ -163,6 +213,9 @@ class ChunkRunner:
     ) -> Float[Tensor, "batch pos_kept d_vocab"]:
         """Forward one chunk; the cache, if any, is extended in place.
 
+        Inside `widening`, chunk and logits are those of all rows; the cache holds in every layer
+        the rows of its stage.
+
         Args:
             chunk: the new tokens.
             attention_mask: 1 at real tokens, 0 at padding, for cached and new positions.
@@ -174,6 +227,9 @@ class ChunkRunner:
         Raises:
             ModelError: `first_positions` for a model that takes no position ids.
         """
+        whole, widening = chunk, self._widening
+        if widening is not None:
+            chunk, attention_mask = widening.begin(whole), widening.first(attention_mask)
         options: dict[str, Any] = {"attention_mask": attention_mask}
         if self.takes_positions:
             options["position_ids"] = _position_ids(chunk, first_positions)
@@ -187,14 +243,15 @@ class ChunkRunner:
         options["use_cache"] = cache is not None
         if cache is not None:
             options["past_key_values"] = cache
-        self._chunk = chunk
+        self._chunk = whole
         try:
             logits = self.model(input_ids=chunk.token_ids, **options).logits
         finally:
             self._chunk = None
         # On a model spread over devices the unembedding may lie elsewhere than the inputs.
         logits = logits.to(chunk.token_ids.device)
-        return logits[:, -n_logits:] if n_logits else logits
+        logits = logits[:, -n_logits:] if n_logits else logits
+        return logits if widening is None else widening.spread(logits)
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -219,11 +276,21 @@ class ChunkRunner:
             )
         return appending_cache(self.model.config)
 
-    def select_rows(self, cache: Any, rows: Int[Tensor, "chosen"]) -> None:
-        """Keep the chosen rows of a cache from `new_cache`."""
+    def select_rows(
+        self, cache: Any, rows: Int[Tensor, "chosen"], blocks: range | None = None
+    ) -> None:
+        """Keep the chosen rows of a cache from `new_cache`, in all layers or in those of blocks."""
         from interp_steer.kv_cache import select_rows
 
-        select_rows(cache, rows)
+        select_rows(cache, rows, range(len(cache.layers)) if blocks is None else blocks)
+
+    def append_rows(
+        self, cache: Any, rows: Int[Tensor, "added"], blocks: range, *, n_rows: int
+    ) -> None:
+        """Append copies of some of the `n_rows` rows to the cache layers of blocks."""
+        from interp_steer.kv_cache import append_rows
+
+        append_rows(cache, rows, blocks, n_rows)
 
     def check_piece(self, batch: PaddedBatch, size: int) -> None:
         """Refuse pieces of a padded batch that the model would get wrong.
@@ -254,9 +321,6 @@ def _position_ids(
     return counted.clamp(min=0)
 
 
-BRIDGE_FORKS = ("use_attn_in", "use_split_qkv_input", "use_attn_result", "use_hook_mlp_in")
-
-
 def find_resid_hook_points(bridge: Any, n_layers: int) -> list[Any]:
     """Return the resid_post hook point of every layer.
 
@@ -278,62 +342,3 @@ def find_resid_hook_points(bridge: Any, n_layers: int) -> list[Any]:
 def forward_options(model: nn.Module) -> frozenset[str]:
     """Names of the arguments that the Hugging Face forward accepts by name."""
     return frozenset(inspect.signature(model.forward).parameters)
-
-
-@contextmanager
-def bare_components(bridge: Any) -> Iterator[None]:
-    """Bypass the bridge components inside blocks that nobody listens to; restore on any exit.
-
-    The Hugging Face modules underneath compute the same values (they are what the bridge
-    reproduces). Not done in compatibility mode, where the bridge computes something else, nor with
-    the bridge's optional attention and MLP input hooks switched on, which reach across components.
-    """
-    if getattr(bridge, "compatibility_mode", False) or any(
-        getattr(bridge.cfg, flag, False) for flag in BRIDGE_FORKS
-    ):
-        yield
-        return
-    swapped: list[tuple[nn.Module, str, nn.Module]] = []
-    try:
-        _swap_idle(bridge.original_model, swapped)
-        yield
-    finally:
-        for parent, name, component in reversed(swapped):
-            parent._modules[name] = component
-
-
-def _swap_idle(parent: nn.Module, swapped: list[tuple[nn.Module, str, nn.Module]]) -> None:
-    for name, child in list(parent._modules.items()):
-        if child is None:
-            continue
-        original = child._modules.get("_original_component")
-        if original is None:
-            _swap_idle(child, swapped)
-        elif getattr(child, "is_list_item", False):
-            _swap_idle(original, swapped)
-        elif not _is_observed(child):
-            swapped.append((parent, name, child))
-            parent._modules[name] = original
-            _swap_idle(original, swapped)
-
-
-def _is_observed(component: nn.Module) -> bool:
-    """Whether a hook of any kind sits on the component or inside it."""
-    return any(_has_own_hooks(module) for module in component.modules())
-
-
-def _has_own_hooks(module: nn.Module) -> bool:
-    if getattr(module, "fwd_hooks", None) or getattr(module, "bwd_hooks", None):
-        return True
-    tables = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    # TransformerLens wires pre-hooks of its own on every norm; they serve only its hook points.
-    return any(
-        not str(getattr(hook, "__module__", "")).startswith("transformer_lens")
-        for table in tables
-        for hook in table.values()
-    )

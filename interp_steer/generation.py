@@ -5,13 +5,13 @@ tokens it sees, finished rows should stop costing time, and a row's text must no
 is batched with (see `sampling`). All rows start their response at the same step, so a decoding
 step has one response index for the whole batch and differs between rows only in the position.
 
-A sweep asks the same prompt many times. Rows that are not steered in their prompt may share its run
-(`share_prompts`): its cache is copied to each of them before the first step.
+A sweep asks the same prompt many times, with the same random numbers: rows may share what they have
+in common (`share_prefixes`), the run of a prompt as well as that of equal sampled tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interp_steer.errors import ModelError
 from interp_steer.forwarding import ChunkRunner
+from interp_steer.live_rows import LiveRows, RowThinking
 from interp_steer.sampling import (
     GenerationSettings,
     GenerationStep,
@@ -27,12 +28,7 @@ from interp_steer.sampling import (
     choose_tokens,
     row_uniforms,
 )
-from interp_steer.thinking import ThinkingMarks
-from interp_steer.tokens import PaddedBatch, Segment, TokenChunk, TokenizedPrompt, left_pad
-
-COMPACT_FRACTION = 8
-"""Finished rows stay as padding until they are one in this many, then leave the batch: copying the
-cache costs about as much as carrying so many rows for a step or two."""
+from interp_steer.tokens import TokenizedPrompt, left_pad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +94,7 @@ def sample_responses(
     sample_keys: Sequence[str],
     rule: StopRule,
     pad_id: int,
-    share_prompts: bool = False,
+    share_prefixes: bool = False,
     on_step: StepCallback | None = None,
 ) -> list[SampledTokens]:
     """Sample one response per prompt, in the order of `prompts`.
@@ -107,8 +103,8 @@ def sample_responses(
     sampled token once: with hooks on, the last token before a length limit too, whose logits
     nobody needs, because its residual counts (pooling, traces). A stop token is never run.
 
-    With `share_prompts`, rows with equal prompt tokens that no hook looks at there run them once;
-    hooks meet one of these rows in the prompt, and all from the first sampled token on.
+    With `share_prefixes`, rows with equal tokens run as one up to the first hook that looks at them
+    (`prefix_sharing`); hooks meet each row that they look at, and one of those that still share.
 
     `on_step` is called when a step's tokens are chosen and before they are run: hooks have seen
     everything up to the step before. If it returns True the step is the last, as if every row's
@@ -126,19 +122,10 @@ def sample_responses(
     stop_ids = torch.tensor(sorted(rule.stop_ids), device=device, dtype=torch.long)
     uniforms = torch.from_numpy(row_uniforms(settings, sample_keys, n_steps)).float()
     uniforms = uniforms.to(device)
-    with runner.prepared():
-        if share_prompts:
-            with runner.sharing_prompts(len(prompts)) as needs_own:
-                shared = SharedPrompts.find(prompts, needs_own.tolist())
-                rows = _LiveRows(runner, shared.batch(prompts, pad_id, device), n_steps)
-                logits = rows.prefill(settings.prefill_chunk)
-            logits = rows.spread(logits, shared.place)
-            rows.thinking = _RowThinking.of(prompts, device)
-        else:
-            batch = left_pad(prompts, pad_id=pad_id, device=device)
-            rows = _LiveRows(runner, batch, n_steps)
-            rows.thinking = _RowThinking.of(prompts, device)
-            logits = rows.prefill(settings.prefill_chunk)
+    with runner.prepared(), ExitStack() as stack:
+        rows = LiveRows(runner, left_pad(prompts, pad_id=pad_id, device=device), n_steps)
+        rows.thinking = RowThinking.of(prompts, device)
+        logits = rows.prefill(settings.prefill_chunk, sharing=stack if share_prefixes else None)
         for step in range(n_steps):
             chosen = choose_tokens(logits, uniforms[rows.rows, step], settings)
             is_stop = torch.isin(chosen, stop_ids)
@@ -158,149 +145,6 @@ def sample_responses(
                 break
             logits = rows.carry(logits)
     return record.results(limits, settings.max_new_tokens)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedPrompts:
-    """Which prompts of a call are run, and for which rows."""
-
-    run: tuple[int, ...]
-    """Rows whose prompt is run, ascending."""
-    place: tuple[int, ...]
-    """For every row of the call, where in `run` the prompt is that it goes on from."""
-
-    @classmethod
-    def find(cls, prompts: Sequence[TokenizedPrompt], needs_own: Sequence[bool]) -> "SharedPrompts":
-        """Group the rows with equal tokens, except those that need their own run.
-
-        Args:
-            prompts: one per row.
-            needs_own: one per row: something is done to it, or noted of it, in the prompt.
-        """
-        run: list[int] = []
-        place: list[int] = []
-        known: dict[tuple[int, ...], int] = {}
-        for row, (prompt, is_own) in enumerate(zip(prompts, needs_own, strict=True)):
-            found = None if is_own else known.get(prompt.token_ids)
-            if found is None:
-                found = len(run)
-                run.append(row)
-                if not is_own:
-                    known[prompt.token_ids] = found
-            place.append(found)
-        return cls(run=tuple(run), place=tuple(place))
-
-    def batch(
-        self, prompts: Sequence[TokenizedPrompt], pad_id: int, device: torch.device
-    ) -> PaddedBatch:
-        """Return the prompts that are run; hooks are told whose they are in the call."""
-        padded = left_pad([prompts[row] for row in self.run], pad_id=pad_id, device=device)
-        rows = torch.tensor(self.run, device=device)
-        return replace(padded, chunk=replace(padded.chunk, rows=rows))
-
-
-@dataclass(slots=True)
-class _RowThinking:
-    """Where the rows of a thinking model are between thinking and answer."""
-
-    marks: ThinkingMarks
-    """The model's marks."""
-    phases: Int[Tensor, "live"]
-    """`ThinkingPhase` of each row."""
-
-    @classmethod
-    def of(cls, prompts: Sequence[TokenizedPrompt], device: torch.device) -> "_RowThinking | None":
-        """Start where the prompts end; None where no prompt can be followed by thinking."""
-        marks = next((p.thinking for p in prompts if p.thinking is not None), None)
-        if marks is None:
-            return None
-        return cls(marks=marks, phases=torch.tensor([int(p.phase) for p in prompts], device=device))
-
-    def segments(self, token_ids: Int[Tensor, "live"]) -> Int[Tensor, "live"]:
-        """Take the rows' next tokens; return whether they are RESPONSE or THINKING."""
-        self.phases, is_thinking = self.marks.advance(self.phases, token_ids)
-        return torch.where(is_thinking, int(Segment.THINKING), int(Segment.RESPONSE))
-
-
-class _LiveRows:
-    """The rows still being sampled, their cache and attention mask."""
-
-    def __init__(self, runner: ChunkRunner, batch: PaddedBatch, n_steps: int) -> None:
-        self.runner = runner
-        self.batch = batch
-        self.cache: Any = runner.new_cache()
-        self.rows: Int[Tensor, live] = batch.chunk.rows
-        self.is_open: Bool[Tensor, live] = torch.ones_like(self.rows, dtype=torch.bool)
-        self.lengths = batch.lengths
-        is_real = batch.chunk.is_real.long()
-        self.mask = torch.nn.functional.pad(is_real, (0, n_steps), value=1)
-        self.thinking: _RowThinking | None = None
-        self._kept: Int[Tensor, live] | None = None
-
-    def prefill(self, chunk_size: int | None) -> Float[Tensor, "live d_vocab"]:
-        """Run the prompts; return the float32 logits of the first response token."""
-        width, size = self.batch.width, chunk_size or self.batch.width
-        self.runner.check_piece(self.batch, size)
-        logits = None
-        for start in range(0, width, size):
-            stop = min(start + size, width)
-            piece, mask = self.batch.piece(start, stop), self.mask[:, :stop]
-            logits = self.runner.run(piece, mask, cache=self.cache, n_logits=1)
-        if logits is None:
-            raise ModelError("generate needs at least one prompt, got none")
-        return logits[:, -1].float()
-
-    def spread(
-        self, logits: Float[Tensor, "run d_vocab"], place: Sequence[int]
-    ) -> Float[Tensor, "row d_vocab"]:
-        """Give every row of the call the cache of the prompt it goes on from, and its logits."""
-        source = torch.tensor(place, device=logits.device)
-        self.rows = torch.arange(len(place), device=logits.device)
-        self.lengths, self.mask = self.lengths[source], self.mask[source]
-        self.is_open = self.is_open[source]
-        if len(self.rows) > len(logits):  # else every row has run its own
-            self.runner.select_rows(self.cache, source)
-        return logits[source]
-
-    def step(self, token_ids: Int[Tensor, "live"], index: int) -> Float[Tensor, "live d_vocab"]:
-        """Run response token `index` of every row; closed rows are padding."""
-        response = torch.full_like(token_ids, Segment.RESPONSE)
-        if self.thinking is not None:
-            response = self.thinking.segments(token_ids)
-        token_ids, is_open, response = token_ids[:, None], self.is_open[:, None], response[:, None]
-        chunk = TokenChunk(
-            rows=self.rows,
-            token_ids=token_ids,
-            segments=response.masked_fill(~is_open, Segment.PAD),
-            positions=(self.lengths[:, None] + index).masked_fill(~is_open, -1),
-            response_index=torch.full_like(token_ids, index).masked_fill(~is_open, -1),
-            is_last_prompt=torch.zeros_like(is_open),
-        )
-        mask = self.mask[:, : self.batch.width + index + 1]
-        return self.runner.run(chunk, mask, cache=self.cache, n_logits=1)[:, -1].float()
-
-    def close(self, is_done: Bool[Tensor, "live"]) -> None:
-        """Mark rows as finished; until `compact` drops them they run as padding."""
-        self.is_open = self.is_open & ~is_done
-
-    def compact(self) -> bool:
-        """Drop the finished rows once they are enough; return whether any row is left.
-
-        Values of the dropped rows' neighbours, chosen before, are fetched with `carry`.
-        """
-        n_open, self._kept = int(self.is_open.sum()), None
-        if n_open and (len(self.rows) - n_open) * COMPACT_FRACTION >= len(self.rows):
-            self._kept = self.is_open.nonzero()[:, 0]
-            self.rows, self.lengths = self.carry(self.rows), self.carry(self.lengths)
-            self.mask, self.is_open = self.carry(self.mask), self.carry(self.is_open)
-            if self.thinking is not None:
-                self.thinking.phases = self.carry(self.thinking.phases)
-            self.runner.select_rows(self.cache, self._kept)
-        return n_open > 0
-
-    def carry(self, values: Tensor) -> Tensor:
-        """Return the part of per-row `values` that the last `compact` left in the batch."""
-        return values if self._kept is None else values[self._kept]
 
 
 @dataclass(slots=True)

@@ -272,7 +272,7 @@ class LayerHook:
             raise SteeringError(
                 f"expected a recorder of tokens in scope only, got {type(self._recorder).__name__}:"
                 " where rows share the run of a prompt it would miss the prompt's tokens; generate "
-                "without share_prompts, or set only_in_scope = True on it if it needs no others"
+                "without share_prefixes, or set only_in_scope = True on it if it needs no others"
             )
         slots = self._prompt_slots(n_rows)
         self._slot_of_row, self._rows, self._is_first_call = slots, None, False
@@ -280,6 +280,21 @@ class LayerHook:
             yield slots >= 0
         finally:
             self._slot_of_row, self._rows = self.compiled.slot_of_row, None
+
+    def rows_looked_at(self, n_rows: int) -> Bool[Tensor, "row"]:
+        """Return the rows that are steered here, whatever their scope.
+
+        Args:
+            n_rows: sequences of the call.
+
+        Raises:
+            SteeringError: another number of sequences than the plan's.
+        """
+        slots = self.compiled.slot_of_row
+        if slots is None:
+            return torch.ones(n_rows, dtype=torch.bool)
+        self._check_row_count(n_rows, slots.numel())
+        return slots >= 0
 
     def _prompt_slots(self, n_rows: int) -> Int[Tensor, "row"]:
         """Return the slot of every row that has prompt tokens in scope, -1 for the others."""

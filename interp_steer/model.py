@@ -325,7 +325,7 @@ class HookedLM:
         settings: GenerationSettings,
         *,
         sample_keys: Sequence[str],
-        share_prompts: bool = False,
+        share_prefixes: bool = False,
         on_step: StepCallback | None = None,
     ) -> list[Generation]:
         """Sample one response per prompt.
@@ -335,14 +335,14 @@ class HookedLM:
             settings: sampling settings.
             sample_keys: one string per prompt; with `settings.seed` it fixes the row's random
                 numbers, whatever else is in the batch.
-            share_prompts: run a prompt that several rows have once for all those that are not
-                steered in it. Texts are the same up to float noise.
+            share_prefixes: rows with equal tokens so far, prompt and response, run as one through
+                the blocks below the first edit of each. Texts are the same up to float noise.
             on_step: called after every sampled step with its tokens; if it returns True every row
                 keeps what it has, and those not finished have the stop reason "stopped".
 
         Raises:
             ModelError: see `interp_steer.generation.sample_responses`.
-            SteeringError: `share_prompts` with a recorder that needs the prompt's tokens of every
+            SteeringError: `share_prefixes` with a recorder that needs the prompt's tokens of every
                 row (`layer_hooks.Recorder`).
         """
         rule = StopRule(stop_ids=self.stop_ids, n_ctx=self.n_ctx)
@@ -353,7 +353,7 @@ class HookedLM:
             sample_keys=sample_keys,
             rule=rule,
             pad_id=PAD_ID,
-            share_prompts=share_prompts,
+            share_prefixes=share_prefixes,
             on_step=on_step,
         )
         return [

@@ -137,7 +137,7 @@ class PackWorker:
                 [self.prompts.of_row(*pair) for pair in zip(rows, prefixes, strict=True)],
                 setting.generation,
                 sample_keys=[row.sample_key for row in rows],
-                share_prompts=True,
+                share_prefixes=True,
             )
         scores = self._scores(rows, generations, prefixes)
         measures: list[dict[str, float | None]] = [{} for _ in rows]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from interp_steer.errors import ModelError
 from interp_steer.model import GenerationSettings, HookedLM
 from interp_steer.probes import ProbeSet
 from interp_steer.specs import SteeringSpec
-from interp_steer.steering import steer
+from interp_steer.steering import SteeringPlan, steer
 from interp_steer.tokens import Segment, TokenChunk, TokenizedPrompt
 from reference import plain_forward, random_sequences
 from steering_cases import make_probe, probe_set
@@ -115,7 +116,7 @@ class TestUnsteered:
         settings = GenerationSettings(max_new_tokens=N_GREEDY, temperature=0.0)
         keys = [str(row) for row in range(len(prompts))]
         ours, shared = (
-            case.lm.generate(prompts, settings, sample_keys=keys, share_prompts=share)
+            case.lm.generate(prompts, settings, sample_keys=keys, share_prefixes=share)
             for share in (False, True)
         )
         for made in ours[:3]:
@@ -202,6 +203,36 @@ class TestSteered:
                 if len(at):
                     off = (log_p.gather(-1, at)[:, 0] - torch.tensor(one.logprobs)).abs().max()
                     assert float(off) < 50 * case.noise
+
+    def test_shared_prefixes_change_no_log_probability(self, case: Case) -> None:
+        """Rows that differ in layer, scope and strength, with prompts and random numbers alike."""
+        lm, (one, other) = case.lm, random_sequences(case.lm.d_vocab, (21, 30))
+        _, resid = plain_forward(case.plain, one.token_ids)
+        probes = probes_of(lm, float(resid[LAYER].float().std()))
+        specs = [None] + [
+            SteeringSpec(method="swfc", layer=LAYER, alpha=alpha, scope=scope)
+            for scope in ("all", "response", "prompt")
+            for alpha in (0.01, 1.0)
+        ]
+        settings = GenerationSettings(max_new_tokens=12, temperature=1.0, seed=4)
+        plan, prompts = SteeringPlan(specs * 2, probes), [one] * len(specs) + [other] * len(specs)
+        made = []
+        for share in (False, True):
+            with steer(lm, plan):
+                made.append(
+                    lm.generate(prompts, settings, sample_keys=["a"] * 14, share_prefixes=share)
+                )
+        for apart, shared in zip(*made, strict=True):
+            n_same = _n_same(apart.token_ids, shared.token_ids)
+            off = np.subtract(apart.logprobs[:n_same], shared.logprobs[:n_same])
+            assert np.abs(off).max(initial=0) < 50 * case.noise
+            assert case.dtype == torch.bfloat16 or apart.token_ids == shared.token_ids
+
+
+def _n_same(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Tokens before the first that differs."""
+    differ = [a != b for a, b in zip(one, other, strict=False)]
+    return differ.index(True) if True in differ else len(differ)
 
 
 def _reader(into: dict[int, list[tuple[Tensor, TokenChunk]]], layer: int) -> Callable[..., None]:

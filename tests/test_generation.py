@@ -1,7 +1,6 @@
 """Sampling: the same text however rows are batched, padded, chunked, dropped or hooked."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor
 from conftest import Pair
 from interp_steer.edit_meter import EditMeter
 from interp_steer.errors import ModelError, SteeringError
-from interp_steer.generation import SharedPrompts, StopRule, _Record, sample_responses
+from interp_steer.generation import StopRule, _Record, sample_responses
 from interp_steer.model import HookedLM
 from interp_steer.sampling import Generation, GenerationSettings, GenerationStep, StepCallback
 from interp_steer.specs import SteeringSpec
@@ -414,7 +413,7 @@ def test_shared_prompts_change_neither_texts_nor_meter(
     for share in (False, True):
         meter = EditMeter()
         with steer(tiny_lm, plan, recorder=meter):
-            made.append(tiny_lm.generate(prompts, sampling, sample_keys=keys, share_prompts=share))
+            made.append(tiny_lm.generate(prompts, sampling, sample_keys=keys, share_prefixes=share))
         meters.append(meter.results(n_rows))
     assert texts(made[0]) == texts(made[1])
     for alone, shared in zip(*made, strict=True):
@@ -428,36 +427,9 @@ def test_shared_prompts_on_every_model(pair: Pair) -> None:
     prompts = random_sequences(pair.lm.d_vocab, (24, 5, 30)) * 4
     keys = [str(row) for row in range(12)]
     alone = pair.lm.generate(prompts, SAMPLED, sample_keys=keys)
-    shared = pair.lm.generate(prompts, SAMPLED, sample_keys=keys, share_prompts=True)
+    shared = pair.lm.generate(prompts, SAMPLED, sample_keys=keys, share_prefixes=True)
     assert texts(alone) == texts(shared)
     assert len(set(texts(shared))) > 6
-
-
-def test_only_rows_not_steered_in_the_prompt_share_it(tiny_lm: HookedLM) -> None:
-    """The runs counted: one for the two that share, one for each that may not."""
-    (prompt,) = random_sequences(tiny_lm.d_vocab, (9,))
-    scopes = ("response", "all", "first:2", "prompt", "response+last_prompt")
-    specs = [SteeringSpec(method="swfc", layer=1, alpha=2.0, scope=scope) for scope in scopes]
-    plan = SteeringPlan(specs, make_probes(3, layers=(1,), d_model=tiny_lm.d_model))
-    met: list[list[int]] = []
-    run = tiny_lm._runner.run
-
-    def counted(chunk: TokenChunk, *args: Any, **options: Any) -> Tensor:
-        met.append(chunk.rows.tolist())
-        return run(chunk, *args, **options)
-
-    with pytest.MonkeyPatch.context() as patch, steer(tiny_lm, plan):
-        patch.setattr(tiny_lm._runner, "run", counted)
-        tiny_lm.generate([prompt] * 5, GREEDY, sample_keys="abcde", share_prompts=True)
-    assert met[0] == [0, 1, 3, 4]
-    assert set(met[1]) <= set(range(5))
-    assert 2 in met[1]
-
-
-def test_equal_prompts_are_grouped_by_their_tokens(tiny_lm: HookedLM) -> None:
-    one, other = random_sequences(tiny_lm.d_vocab, (4, 4))
-    found = SharedPrompts.find([one, other, one, one, other], [False, False, True, False, False])
-    assert found == SharedPrompts(run=(0, 1, 2), place=(0, 1, 2, 0, 1))
 
 
 def test_sharing_refuses_hooks_and_recorders_that_need_every_prompt(tiny_lm: HookedLM) -> None:
@@ -468,7 +440,7 @@ def test_sharing_refuses_hooks_and_recorders_that_need_every_prompt(tiny_lm: Hoo
 
     def generate_shared(keys: str = "ab") -> None:
         tiny_lm.generate(
-            prompts[:1] * len(keys), GREEDY, sample_keys=list(keys), share_prompts=True
+            prompts[:1] * len(keys), GREEDY, sample_keys=list(keys), share_prefixes=True
         )
 
     with tiny_lm.hooks({0: Witness()}), pytest.raises(ModelError, match="attached Witness does"):

@@ -46,12 +46,17 @@ def test_any_order_of_steps_and_selections_gives_the_same_to_the_bit(kind: str, 
     rng, (mine, reference, options) = random.Random(seed), LAYERS[kind]
     ours, theirs, batch = mine(**options), reference(**options), 5
     for _ in range(2 * SPARE):
-        action = rng.choice(["step", "step", "step", "many", "select", "reorder", "repeat"])
+        action = rng.choice(["step", "step", "step", "many", "select", "reorder", "repeat", "add"])
         if action in ("step", "many") or theirs.keys is None:
             n = 1 if action == "step" else rng.randint(2, SPARE + 2)
             new = states(batch, n, 4), states(batch, n, 3)
             for one, other in zip(ours.update(*new), theirs.update(*new), strict=True):
                 assert torch.equal(one, other)
+        elif action == "add":
+            index = torch.tensor([rng.randrange(batch) for _ in range(rng.randint(1, 3))])
+            ours.append_rows(index)
+            theirs.batch_select_indices(torch.cat([torch.arange(batch), index]))
+            batch = theirs.keys.shape[0]
         else:
             index = torch.tensor([rng.randrange(batch) for _ in range(rng.randint(1, 6))])
             for layer in (ours, theirs):
@@ -80,11 +85,24 @@ def test_a_step_copies_nothing_while_there_is_room(kind: str) -> None:
     assert places == {mine: 0, reference: SPARE - 1}
 
 
+def test_rows_are_added_without_copying_the_others_while_there_is_room() -> None:
+    layer, where = AppendingLayer(), []
+    layer.update(states(30, 7, 4), states(30, 7, 4))
+    for _ in range(8):
+        layer.append_rows(torch.tensor([3]))
+        where.append(layer.keys.untyped_storage().data_ptr())
+    assert len(layer.keys) == 38
+    assert len(set(where)) == 1
+
+
 def test_what_was_handed_out_is_not_written_to_later() -> None:
     """A caller's hook may keep the keys of a step."""
     layer = AppendingWindowLayer(sliding_window=4)
     kept, copies = [], []
-    for _ in range(3 * SPARE):
+    for step in range(3 * SPARE):
+        if step % 5 == 4:
+            layer.append_rows(torch.tensor([1]))
+            layer.batch_select_indices(torch.tensor([0, 2]))
         keys, _ = layer.update(states(2, 1, 4), states(2, 1, 4))
         kept.append(keys)
         copies.append(keys.clone())
@@ -113,13 +131,13 @@ def test_texts_and_log_probabilities_are_those_on_hugging_faces_cache(
     prompts = random_sequences(lm.d_vocab, (24, 2, 17, 9, 5) * 6)
     keys = [str(row) for row in range(len(prompts))]
     settings = GenerationSettings(max_new_tokens=25, temperature=0.9, top_p=0.95)
-    ours = lm.generate(prompts, settings, sample_keys=keys, share_prompts=True)
+    ours = lm.generate(prompts, settings, sample_keys=keys, share_prefixes=True)
 
     def dynamic(runner: ChunkRunner) -> DynamicCache:
         return DynamicCache(config=runner.model.config)
 
     monkeypatch.setattr(ChunkRunner, "new_cache", dynamic)
-    theirs = lm.generate(prompts, settings, sample_keys=keys, share_prompts=True)
+    theirs = lm.generate(prompts, settings, sample_keys=keys, share_prefixes=True)
     assert [row.token_ids for row in ours] == [row.token_ids for row in theirs]
     for one, other in zip(ours, theirs, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=LOGPROB_NOISE)

@@ -61,4 +61,4 @@ def speak(
 ) -> list[Generation]:
     """One response a prompt, each under its guards."""
     with guarded(lm, guards):
-        return lm.generate(prompts, settings, sample_keys=sample_keys, share_prompts=True)
+        return lm.generate(prompts, settings, sample_keys=sample_keys, share_prefixes=True)

@@ -1,22 +1,19 @@
-"""What shared prompts save, and what two further tricks could save at most.
+"""What sharing prefixes saves, and what refilling a batch could save at most.
 
-Question: how much faster is a pack in which rows with equal prompts run them once (`generate` with
-`share_prompts`)? And are two more tricks worth building: in scope `all` sharing the blocks up to
-the steered one, and refilling a batch from which finished rows have left?
+Question: how much faster is a pack in which rows with equal tokens go through the blocks below
+their edits as one (`generate` with `share_prefixes`)? And is one more trick worth building: letting
+new rows into a batch from which finished ones have left?
 
-- `prompt_sharing`: seconds of `generate` without sharing over those with it, metered, for packs in
-  scope `response` and for packs half `response`, half `all`. Tokens must agree before anything is
-  timed.
-- `lower_layers_bound`: an upper bound for packs in scope `all`, never reached: the prompt's run
-  through the blocks up to each row's steered one (the edit is on what leaves it) is taken for free:
-  1 / (1 - prefill share x mean share of such blocks).
-- `refill_bound`: likewise, every step is taken to cost as little a row as in a full batch:
-  sum over steps of cost(rows alive) over (row-steps x cost(full) / full). Cost is measured at a few
-  batch sizes and interpolated. What a refill itself costs (its prefill, cache copies) is left out.
+- `prefix_sharing`: seconds of `generate` without sharing over those with it, metered, for packs in
+  scope `response`, in scope `all`, and half of each. Tokens must agree before anything is timed.
+- `refill_bound`: an upper bound, never reached: every step is taken to cost as little a row as in a
+  full batch: sum over steps of cost(rows alive) over (row-steps x cost(full) / full). Cost is
+  measured without sharing at a few batch sizes and interpolated. What a refill itself costs (its
+  prefill, cache copies) is left out.
 
 On a CPU, processor seconds are counted, not those on the wall: other programs distort them less.
 
-Command: python -m benchmarks prefill_sharing [--device cuda] [--quick]. Takes under three
+Command: python -m benchmarks prefix_sharing [--device cuda] [--quick]. Takes under three
 minutes on two idle cores.
 """
 
@@ -78,7 +75,7 @@ class PackOfRows:
                 [prompts[row.scenario.id] for row in self.rows],
                 self.settings,
                 sample_keys=[sample_key(row.scenario.id, 0) for row in self.rows],
-                share_prompts=share,
+                share_prefixes=share,
             )
 
     def first(self, n_rows: int, n_tokens: int) -> "PackOfRows":
@@ -98,11 +95,12 @@ def measure(options: Options) -> list[Ratio]:
     """
     with tempfile.TemporaryDirectory() as folder:
         work = bundled(Path(folder), options)
-        shared = [_sharing(work, scopes, options) for scopes in (("response",), SCOPES)]
-        return [*shared, *_bounds(pack_of(work, ("all",), options), options)]
+        shared = [_sharing(work, scopes, options) for scopes in SCOPES]
+        return [*shared, _refill_bound(pack_of(work, ("all",), options), options)]
 
 
-SCOPES = ("response", "all")
+SCOPES = (("response",), ("all",), ("response", "all"))
+"""Scopes of each pack."""
 
 
 def pack_of(work: Workload, scopes: Sequence[str], options: Options) -> PackOfRows:
@@ -136,7 +134,7 @@ def _sharing(work: Workload, scopes: Sequence[str], options: Options) -> Ratio:
         f"{' and '.join(scopes)}, {share:.1%} of rows equal"
     )
     paired = paired_ratio(rates["shared"], rates["apart"])
-    return measured("prompt_sharing", case, paired, device=options.device)
+    return measured("prefix_sharing", case, paired, device=options.device)
 
 
 def check_same_rows(pack: PackOfRows) -> float:
@@ -149,37 +147,20 @@ def check_same_rows(pack: PackOfRows) -> float:
     share = float(np.mean([a.token_ids == b.token_ids for a, b in both]))
     if share < LEAST_EQUAL:
         raise BenchmarkError(
-            f"{share:.1%} of rows are the same with shared prompts, expected at least "
+            f"{share:.1%} of rows are the same with shared prefixes, expected at least "
             f"{LEAST_EQUAL:.0%}: sharing changes what is generated"
         )
     return share
 
 
-def _bounds(pack: PackOfRows, options: Options) -> list[Ratio]:
-    found: dict[str, list[float]] = {"lower_layers_bound": [], "refill_bound": []}
-    said = dict.fromkeys(found, "")
-    for _ in range(options.runs):
-        seconds = Seconds.of(pack, options)
-        below = float(np.mean([(row.cell.layer or 0) + 1 for row in pack.rows]))
-        below /= pack.work.study.lm.n_layers
-        found["lower_layers_bound"].append(1 / (1 - min(0.99, seconds.prefill_share * below)))
-        found["refill_bound"].append(seconds.refill_bound)
-        said["lower_layers_bound"] = (
-            f"prefill {seconds.prefill_share:.0%} of it, {below:.0%} of blocks up to the edit"
-        )
-        said["refill_bound"] = (
-            f"{seconds.alive.mean() / len(pack.rows):.0%} of rows alive in a step"
-        )
-    case = f"{pack.work.name}, {len(pack.rows)} rows, scope all"
-    return [
-        measured(
-            name,
-            f"{case}, {said[name]}",
-            paired_ratio(bounds, [1.0] * len(bounds)),
-            device=options.device,
-        )
-        for name, bounds in found.items()
-    ]
+def _refill_bound(pack: PackOfRows, options: Options) -> Ratio:
+    seconds = [Seconds.of(pack, options) for _ in range(options.runs)]
+    alive = float(np.mean([one.alive.mean() for one in seconds])) / len(pack.rows)
+    case = (
+        f"{pack.work.name}, {len(pack.rows)} rows, scope all, {alive:.0%} of rows alive in a step"
+    )
+    bounds = paired_ratio([one.refill_bound for one in seconds], [1.0] * len(seconds))
+    return measured("refill_bound", case, bounds, device=options.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -220,11 +201,6 @@ class Seconds:
     def decode(self) -> float:
         """Seconds of all steps, each at the cost of its rows alive."""
         return float(np.interp(self.alive, self.sizes, self.steps).sum())
-
-    @property
-    def prefill_share(self) -> float:
-        """Part of the pack's time that its prompts take."""
-        return self.prefill / (self.prefill + self.decode)
 
     @property
     def refill_bound(self) -> float:
