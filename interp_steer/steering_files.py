@@ -41,9 +41,16 @@ class SavedSteering:
         """Refuse another model than the one that the probes were fitted on.
 
         Raises:
-            SteeringError: `lm` has other weights, or the same in another dtype.
+            SteeringError: `lm` has other weights, or the same in another dtype; or the steering was
+                imported from a file that does not say for which model it is.
         """
         wanted, got = self.provenance, lm.identity()
+        if wanted["weights"] is None:
+            raise SteeringError(
+                "expected a steering that names its model, got one imported from "
+                f"{wanted.get('imported', {}).get('file')!r}, which does not; import it with "
+                "--model or --run, or leave this check out if you know that it is for this model"
+            )
         if wanted["weights"] == got["weights"]:
             return
         dtype = wanted.get("dtype")
@@ -84,7 +91,7 @@ def save_steering(
         spec: the intervention.
         probes: have a probe at each of its layers.
         provenance: at least `model` (name) and `weights` (hash), for instance `run_provenance`;
-            values of JSON.
+            values of JSON. Both may be None for stand-ins (`stand_ins`).
 
     Returns:
         The two files.
@@ -144,7 +151,9 @@ def loading_code(
         SteeringError: see `load_steering`.
     """
     provenance = load_steering(folder).provenance
-    name, dtype = model or provenance["model"], provenance.get("dtype", "float32")
+    name = model or provenance["model"] or "the model that it is for"
+    dtype = provenance.get("dtype") or "float32"
+    is_known = provenance["weights"] is not None
     is_plain = dtype == "float32"  # what HookedLM.load does by itself
     lines = [
         *([] if is_plain else ["import torch", ""]),
@@ -154,7 +163,7 @@ def loading_code(
         "",
         f"lm = HookedLM.load({name!r}{'' if is_plain else f', dtype=torch.{dtype}'})",
         f"saved = load_steering({shown_as or os.fspath(folder)!r})",
-        "saved.check_model(lm)",
+        *(["saved.check_model(lm)"] if is_known else []),
         'prompt = lm.tokenize(Prompt.chat("Who are you?"))',
         "with steer(lm, saved.spec, saved.probes):",
         '    (made,) = lm.generate([prompt], GenerationSettings(), sample_keys=["1"])',

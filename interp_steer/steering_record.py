@@ -4,6 +4,10 @@ The record can be read and reimplemented without this library: the operation is 
 threshold, target and cap stand in it as numbers, beside what was asked for. Reading it resolves the
 spec again and refuses numbers that do not follow from each other: somebody changed one and not the
 others. A record that is consistent need not be for the model at hand (`steering_files`).
+
+What came from another format has a direction and numbers in force, but no statistics: its probes
+are stand-ins (`stand_ins`), and the record says so instead of passing them off as measured. The
+format is specified in docs/steering-format.md; every version that was ever written is read.
 """
 
 import hashlib
@@ -20,9 +24,13 @@ from interp_steer.layer_probe import LayerProbe, probe_as_record, probe_from_rec
 from interp_steer.names import resid_post
 from interp_steer.probes import ProbeSet
 from interp_steer.specs import SteeringSpec, resolve
+from interp_steer.stand_ins import are_stand_ins
 
 FORMAT = "interp-steer steering"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: measured probes alone. 2: says whether statistics are measured or stand-ins."""
+
+MEASURED, STAND_IN = "measured", "stand_in"
 
 _OPERATIONS = {
     ("swfc", "aligned"): "h' = h + shift * v_hat, every token in scope",
@@ -62,12 +70,14 @@ def steering_record(
             "the trait's direction, but the edit goes along another vector, to show what that "
             "does not do; save the spec without edit_direction"
         )
-    _check_provenance(provenance)
+    statistics = STAND_IN if are_stand_ins(probes) else MEASURED
+    _check_provenance(provenance, statistics)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         **_head(spec),
-        "layers": [_layer_record(spec, probe) for probe in probes.probes],
+        "statistics": statistics,
+        "layers": [_layer_record(spec, probe, statistics) for probe in probes.probes],
         "conventions": {**_CONVENTIONS, "probe": probes.conventions},
         "provenance": dict(provenance),
         "v_hat_sha256": _digest(probes.v_hat),
@@ -90,8 +100,11 @@ def _head(spec: SteeringSpec) -> dict[str, Any]:
     }
 
 
-def _layer_record(spec: SteeringSpec, probe: LayerProbe) -> dict[str, Any]:
-    """The numbers in force at one layer, and the statistics they come from."""
+def _layer_record(spec: SteeringSpec, probe: LayerProbe, statistics: str) -> dict[str, Any]:
+    """The numbers in force at one layer, and the statistics they come from.
+
+    Of stand-ins an unknown number is null; a measured NaN stays one, which writing refuses.
+    """
     steering = resolve(spec, probe)
     is_fixed = spec.method == "swfc"
     return {
@@ -102,15 +115,22 @@ def _layer_record(spec: SteeringSpec, probe: LayerProbe) -> dict[str, Any]:
             "target": steering.target,
             "cap": steering.cap,
         },
-        **probe_as_record(probe),
+        **(_known(probe_as_record(probe)) if statistics == STAND_IN else probe_as_record(probe)),
+    }
+
+
+def _known(entry: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in entry.items()
     }
 
 
 def check_format(record: Any) -> None:
-    """Refuse what is no steering record of the version that this library reads.
+    """Refuse what is no steering record of a version that this library reads.
 
     Raises:
-        SteeringError: it is something else, or of another version.
+        SteeringError: it is something else, or of a later version.
     """
     found = record.get("format") if isinstance(record, dict) else None
     if found != FORMAT:
@@ -118,9 +138,10 @@ def check_format(record: Any) -> None:
             f"expected a steering record with format {FORMAT!r}, got {found!r}; give the folder "
             "that save_steering wrote"
         )
-    if (version := record.get("format_version")) != FORMAT_VERSION:
+    version = record.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise SteeringError(
-            f"expected format version {FORMAT_VERSION}, got {version!r}; read it with the "
+            f"expected format version 1 to {FORMAT_VERSION}, got {version!r}; read it with the "
             "interp-steer that wrote it, or save it again with this one"
         )
 
@@ -128,7 +149,7 @@ def check_format(record: Any) -> None:
 def read_steering(
     record: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> tuple[SteeringSpec, ProbeSet]:
-    """Return the spec and the probes of a record and its vectors.
+    """Return the spec and the probes of a record, of any version, and its vectors.
 
     Raises:
         SteeringError: numbers that are not finite or do not follow from each other, or vectors that
@@ -139,6 +160,7 @@ def read_steering(
     broken = list(_not_finite(record, ""))
     if broken:
         raise SteeringError(f"expected finite numbers, got others at {', '.join(broken)}")
+    statistics = _statistics(record)
     entries, v_hat = record["layers"], tensors["v_hat"]
     written = [entry["layer"] for entry in entries]
     if record["v_hat_sha256"] != _digest(v_hat) or tensors["layers"].tolist() != written:
@@ -150,15 +172,32 @@ def read_steering(
     spec = _spec_of(record)
     if list(spec.layers) != written:
         raise SteeringError(f"expected numbers for the layers {list(spec.layers)}, got {written}")
-    probes = tuple(probe_from_record(e, v) for e, v in zip(entries, v_hat, strict=True))
+    probes = tuple(
+        probe_from_record(_filled(entry) if statistics == STAND_IN else entry, v)
+        for entry, v in zip(entries, v_hat, strict=True)
+    )
     _check_follows(record, _head(spec), "")
     for entry, probe in zip(entries, probes, strict=True):
-        _check_follows(entry, _layer_record(spec, probe), f" at layer {probe.layer}")
-    _check_provenance(record["provenance"])
+        _check_follows(entry, _layer_record(spec, probe, statistics), f" at layer {probe.layer}")
+    _check_provenance(record["provenance"], statistics)
     conventions = dict(record["conventions"]["probe"])
     return spec, ProbeSet(
         probes=probes, conventions=conventions, provenance=dict(record["provenance"])
     )
+
+
+def _statistics(record: Mapping[str, Any]) -> str:
+    """What the numbers of its probes are; version 1 knew measured ones alone."""
+    statistics = MEASURED if record["format_version"] == 1 else record["statistics"]
+    if statistics not in (MEASURED, STAND_IN):
+        raise SteeringError(f"expected statistics measured or stand_in, got {statistics!r}")
+    if (statistics == STAND_IN) != (record["conventions"]["probe"].get("statistics") == STAND_IN):
+        raise SteeringError("its statistics and its conventions contradict each other")
+    return statistics
+
+
+def _filled(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in entry.items()}
 
 
 def _spec_of(record: Mapping[str, Any]) -> SteeringSpec:
@@ -194,8 +233,14 @@ def _check_follows(stored: Mapping[str, Any], expected: Mapping[str, Any], where
             )
 
 
-def _check_provenance(provenance: Mapping[str, Any]) -> None:
-    missing = [name for name in ("model", "weights") if not isinstance(provenance.get(name), str)]
+def _check_provenance(provenance: Mapping[str, Any], statistics: str) -> None:
+    """Of an import the model may be unknown (null), but not unmentioned."""
+    allowed = (str, type(None)) if statistics == STAND_IN else str
+    missing = [
+        name
+        for name in ("model", "weights")
+        if name not in provenance or not isinstance(provenance[name], allowed)
+    ]
     if missing:
         raise SteeringError(
             f"expected a provenance that names the model, missing: {', '.join(missing)}; give "

@@ -119,7 +119,7 @@ def test_the_json_says_what_is_done(tmp_path: Path) -> None:
     assert sorted(p.name for p in paths) == sorted(p.name for p in tmp_path.iterdir())
     record = json.loads((tmp_path / JSON_NAME).read_text(encoding="utf-8"))
     (layer,) = record["layers"]
-    assert record["format_version"] == 1
+    assert record["format_version"] == 2
     expected = {"method": "stmp", "layer": 4, "alpha": 2, "scope": "response"}
     expected |= {"direction": "aligned", "threshold": ["sigma", -1], "cap_sigmas": 10}
     assert {name: record[name] for name in expected} == expected
@@ -217,7 +217,7 @@ def _set(*path: Any, to: Any) -> Callable[[dict], None]:
     ("change", "said"),
     [
         (_set("format", to="gguf"), r"format 'interp-steer steering', got 'gguf'; give the folder"),
-        (_set("format_version", to=2), r"version 1, got 2; read it with the interp-steer that"),
+        (_set("format_version", to=3), r"version 1 to 2, got 3; read it with the interp-steer that"),
         (_set("alpha", to=math.nan), r"finite numbers, got others at alpha"),
         (_set("layers", 1, "mu_pos", to=math.inf), r"got others at layers\.1\.mu_pos"),
         (
