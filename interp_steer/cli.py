@@ -15,6 +15,7 @@ import tyro
 from interp_steer.command_options import UsageError
 from interp_steer.errors import InterpSteerError
 from interp_steer.evaluate_command import Evaluate
+from interp_steer.exchange_commands import Export, Import
 from interp_steer.judge_commands import JudgeQuality, JudgeTournament
 from interp_steer.narration import narrated
 from interp_steer.presets import with_preset
@@ -35,6 +36,8 @@ Command = (
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[JudgeTournament, tyro.conf.subcommand("judge-tournament")]
     | Annotated[JudgeQuality, tyro.conf.subcommand("judge-quality")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
@@ -91,6 +94,8 @@ def _parse(
     | Figures
     | Report
     | Explore
+    | Export
+    | Import
     | JudgeTournament
     | JudgeQuality
     | Plan
