@@ -22,6 +22,7 @@ from interp_steer.plan_command import PlanConfig
 
 if TYPE_CHECKING:
     from interp_steer.runs import Run
+    from interp_steer.scenarios import Prompt
     from interp_steer.trace_stage import Traced
 
 
@@ -166,6 +167,8 @@ class Trace:
     """A run with probes."""
     config: TraceConfig = field(default_factory=TraceConfig)
     """Method, layer, coefficient, scope."""
+    steering: Path | None = None
+    """A folder with a steering.json, for instance an imported one, instead of the four."""
     prompt: str | None = None
     """What the user says; or give --scenario."""
     system: str | None = None
@@ -186,6 +189,7 @@ class Trace:
     def run(self) -> str:
         """Return the trace as text, coloured where stdout is a terminal."""
         from interp_steer.runs import atomic_write_bytes
+        from interp_steer.steering_trace import trace_steering
         from interp_steer.study import reopen_study
         from interp_steer.trace_files import write_traces
         from interp_steer.trace_stage import trace
@@ -195,30 +199,41 @@ class Trace:
             raise UsageError("give either --prompt TEXT (with --system TEXT) or --scenario ID")
         if self.system is not None and self.prompt is None:
             raise UsageError("--system goes with --prompt; a scenario brings its own")
+        if self.steering is not None and self.config != TraceConfig():
+            raise UsageError("--steering says what is done; leave out method, layer, alpha, scope")
         study = reopen_study(self.run_folder, device=self.device)
-        traced = self._traced(study.run)
-        table = trace(study, [traced])
+        if self.steering is not None:
+            prompt, scenario, side = self._asked(study.run)
+            table = trace_steering(study, self.steering, prompt, scenario=scenario, side=side)
+            title = f"{scenario}: {self.steering.name}"
+        else:
+            traced = self._traced(study.run)
+            table, title = trace(study, [traced]), f"{traced.scenario}: {traced.cell.label}"
         if self.html is not None:
-            page = render_html(table, f"{traced.scenario}: {traced.cell.label}")
+            page = render_html(table, title)
             atomic_write_bytes(self.html, page.encode("utf-8"))
         if self.parquet is not None:
             write_traces(table, self.parquet)
         return render_terminal(table).rstrip("\n")
 
     def _traced(self, run: "Run") -> "Traced":
-        from interp_steer.errors import ScenarioError
-        from interp_steer.scenarios import Prompt
-        from interp_steer.study import run_scenarios
         from interp_steer.trace_stage import Traced, cell_to_trace
 
         cell = cell_to_trace(run, self.config)
+        prompt, scenario, side = self._asked(run)
+        return Traced(cell=cell, prompt=prompt, scenario=scenario, side=side)
+
+    def _asked(self, run: "Run") -> "tuple[Prompt, str, str]":
+        """What the model is asked, the name of it, and whose prompt it is."""
+        from interp_steer.errors import ScenarioError
+        from interp_steer.scenarios import Prompt
+        from interp_steer.study import run_scenarios
+
         if self.prompt is not None:
-            prompt = Prompt.chat(self.prompt, self.system)
-            return Traced(cell=cell, prompt=prompt, scenario="prompt", side="neutral")
+            return Prompt.chat(self.prompt, self.system), "prompt", "neutral"
         for scenario in run_scenarios(run):
             if scenario.id == self.scenario:
-                prompt = scenario.prompt(self.side)
-                return Traced(cell=cell, prompt=prompt, scenario=scenario.id, side=self.side)
+                return scenario.prompt(self.side), scenario.id, self.side
         some = ", ".join(scenario.id for scenario in run_scenarios(run)[:3])
         raise ScenarioError(
             f"the run {run.path} has no scenario {self.scenario!r}; its ids are like {some}"

@@ -12,6 +12,7 @@ from interp_steer.model import HookedLM
 from interp_steer.probes import ProbeSet
 from interp_steer.specs import SteeringSpec
 from interp_steer.steering_files import load_steering
+from interp_steer.traces import read_traces
 from study_cases import tiny_study
 
 
@@ -104,6 +105,30 @@ def test_a_model_may_be_given_by_name(
     assert json.loads(file.read_text(encoding="utf-8"))["model_type"] == "mistral"
     ran(capsys, "import", file, "--model", tiny_dir, "--out", tmp_path / "back")
     load_steering(tmp_path / "back").check_model(tiny_lm)
+
+
+def test_an_import_is_traced(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, folder, rows = tmp_path / "x.json", tmp_path / "back", tmp_path / "rows.parquet"
+    wanted = ("--method", "sttp", "--layers", 0, 2, "--alpha", 3, "--format", "vllm")
+    ran(capsys, "export", run, *wanted, "--out", file)
+    ran(capsys, "import", file, "--out", folder)
+    asked = ("trace", run, "--steering", folder, "--prompt", "what is a lion")
+    page = tmp_path / "page.html"
+    said = ran(capsys, *asked, "--parquet", rows, "--html", page)
+    assert "prompt/back" in said
+    assert "prompt: back" in page.read_text(encoding="utf-8")
+    table = read_traces(rows).to_pandas()
+    assert sorted(set(table["layer"])) == [0, 2]
+    assert set(table["method"]) == {"sttp"}
+    probes = ProbeSet.load(run)
+    for layer in (0, 2):
+        probe, at_layer = probes.probe(layer), table[table["layer"] == layer]
+        assert (at_layer["threshold"] == probe.boundary).all()
+        assert (at_layer["target"] == probe.mu_pos + 3 * probe.sigma_pos).all()
+    code, said = refused(capsys, *asked, "--alpha", 2)
+    assert (code, "leave out method, layer, alpha, scope" in said) == (2, True)
+    main([*map(str, asked)])
+    assert "does not say for which model it is" in capsys.readouterr().err
 
 
 def test_usage(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

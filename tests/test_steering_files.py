@@ -217,7 +217,10 @@ def _set(*path: Any, to: Any) -> Callable[[dict], None]:
     ("change", "said"),
     [
         (_set("format", to="gguf"), r"format 'interp-steer steering', got 'gguf'; give the folder"),
-        (_set("format_version", to=3), r"version 1 to 2, got 3; read it with the interp-steer that"),
+        (
+            _set("format_version", to=3),
+            r"version 1 to 2, got 3; read it with the interp-steer that",
+        ),
         (_set("alpha", to=math.nan), r"finite numbers, got others at alpha"),
         (_set("layers", 1, "mu_pos", to=math.inf), r"got others at layers\.1\.mu_pos"),
         (

@@ -72,7 +72,7 @@ FLOORS = (
     ("sweep_plan",),
     ("planned_rows",),
     ("planning",),
-    ("sweep_stage", "trace_stage"),
+    ("sweep_stage", "trace_stage", "steering_trace"),
     ("exchange",),
     ("trace_blocks", "contestants"),
     ("trace_view", "scenario_check_text"),
