@@ -215,6 +215,9 @@ def test_the_hook_edits_its_layers_alone() -> None:
     got = hook(SimpleNamespace(layer_idx=26), h)
     assert got is not None
     assert torch.equal(got, steer_tokens(h, payload))
+    elsewhere = hook(SimpleNamespace(layer_idx=26), h.to("meta"))
+    assert elsewhere is not None
+    assert elsewhere.device.type == "meta"  # the vector follows the stream
     with pytest.raises(SteeringError, match="payload for at least one layer"):
         PayloadHook({})
 

@@ -12,7 +12,7 @@ running vLLM engine, tensor or pipeline parallelism, CUDA graphs, speed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -121,7 +121,12 @@ class PayloadHook:
     ) -> Float[Tensor, "token d_model"] | None:
         """Return the steered residual stream, or None at a layer without payload."""
         payload = self.payloads.get(ctx.layer_idx)
-        return None if payload is None else steer_tokens(hidden_states, payload)
+        if payload is None:
+            return None
+        if payload.v_hat.device != hidden_states.device:  # once, not at every token
+            payload = replace(payload, v_hat=payload.v_hat.to(hidden_states.device))
+            self.payloads[ctx.layer_idx] = payload
+        return steer_tokens(hidden_states, payload)
 
 
 def vllm_lens_hook(payloads: Mapping[int, Payload]) -> Any:
