@@ -91,7 +91,7 @@ def sweep_setting(study: Study, config: SweepConfig, *, judge: Judge) -> SweepSe
         probes=load_probes(study.run),
         judge=judge,
         generation=study.settings,
-        directions=_control_directions(study),
+        directions=control_directions(study),
         batch_size=config.batch_size,
         judge_free=config.judge_free,
         embedder=None
@@ -154,7 +154,12 @@ def _measures(setting: SweepSetting) -> dict[str, object]:
     }
 
 
-def _control_directions(study: Study) -> ControlDirections:
+def control_directions(study: Study) -> ControlDirections:
+    """The directions of a run's controls, from its training residuals and its own probe's method.
+
+    Raises:
+        RunError: the run has no residuals.
+    """
     return ControlDirections(
         load_residuals(study.run.residuals_file),
         scenario_ids=training_scenario_ids(read_responses(study.run)),

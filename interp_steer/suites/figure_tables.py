@@ -19,6 +19,8 @@ from interp_steer.suites.settings import CAPABILITIES, SuiteName
 FIGURES: Mapping[str, tuple[SuiteName, ...]] = {
     "multi_turn": ("multi-turn",),
     "capabilities": CAPABILITIES,
+    "cost": ("cost",),
+    "cross_trait": ("cross-trait",),
 }
 """Analysis to the suites whose numbers it holds."""
 FILE = "figure.parquet"

@@ -63,6 +63,8 @@ class SuiteConfig:
     """multi-turn: TOML or JSON file of a chat endpoint that plays the user."""
     other: Path | None = None
     """cross-trait: the run of the same model with the other trait."""
+    control_draws: int = 2
+    """cross-trait: draws of each kind of control of the other guard; 0 leaves controls out."""
     scenarios: Path | None = None
     """transfer: scenario file, or the published file of a known benchmark, see --source."""
     source: str = "scenarios"
@@ -85,7 +87,7 @@ OPTIONS: dict[SuiteName, frozenset[str]] = {
         "judge judge_config trait_description embedder turns follow_ups simulator".split()
     ),
     "choice": frozenset(),
-    "cross-trait": frozenset(["judge", "judge_config", "trait_description", "other"]),
+    "cross-trait": frozenset("judge judge_config trait_description other control_draws".split()),
     "transfer": frozenset(
         ["judge", "judge_config", "trait_description", "scenarios", "source", "embedder"]
     ),
@@ -122,6 +124,8 @@ def check_options(suite: SuiteName, config: SuiteConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise EvaluationError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if config.control_draws < 0:
+        raise EvaluationError(f"--control-draws must be at least 0, got {config.control_draws}")
 
 
 def required(value: Path | None, *, option: str, suite: SuiteName, what: str) -> Path:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from interp_steer.cells import Cell
+from interp_steer.controls import ControlDirections
 from interp_steer.layer_hooks import Recorder
 from interp_steer.model import Generation, GenerationSettings, HookedLM, TokenizedPrompt
 from interp_steer.probes import ProbeSet
@@ -28,9 +29,26 @@ class Guard:
     """Probes of the trait."""
 
     @classmethod
-    def of(cls, cells: Sequence[Cell | None], probes: ProbeSet) -> "Guard":
-        """The guard of one cell a row; rows of equal cells share a slot of the plan."""
-        by_cell = {cell: None if cell is None else steering_spec(cell) for cell in cells}
+    def of(
+        cls,
+        cells: Sequence[Cell | None],
+        probes: ProbeSet,
+        *,
+        directions: ControlDirections | None = None,
+    ) -> "Guard":
+        """The guard of one cell a row; rows of equal cells share a slot of the plan.
+
+        Args:
+            cells: configurations; None leaves the row alone.
+            probes: probes of the trait.
+            directions: of the controls among the cells.
+
+        Raises:
+            GridError: a control without directions.
+        """
+        by_cell = {
+            cell: None if cell is None else steering_spec(cell, directions) for cell in cells
+        }
         return cls(specs=tuple(by_cell[cell] for cell in cells), probes=probes)
 
 

@@ -55,7 +55,8 @@ class Summary:
     tables: tuple[Table, ...]
     """For the terminal, and as CSV, Markdown and LaTeX."""
     figure: pd.DataFrame | None = None
-    """Numbers of the suite's figure (`plots.suites.SUITE_COLUMNS`), where it has one."""
+    """Numbers of the suite's figure (`plots.suites.SUITE_COLUMNS`, or `plots.suite_points`'s
+    `POINT_COLUMNS`), where it has one."""
     notes: tuple[str, ...] = ()
     """What a reader must know."""
 
@@ -138,6 +139,19 @@ def figure_row(panel: str, series: str, x: float, estimate: Estimate, n: int) ->
         "panel": panel,
         "series": series,
         "x": float(x),
+        "value": estimate.value,
+        "low": estimate.interval.low,
+        "high": estimate.interval.high,
+        "n": n,
+    }
+
+
+def point_row(panel: str, group: str, series: str, estimate: Estimate, n: int) -> dict[str, Any]:
+    """One point of a suite's figure whose configurations have no order."""
+    return {
+        "panel": panel,
+        "group": group,
+        "series": series,
         "value": estimate.value,
         "low": estimate.interval.low,
         "high": estimate.interval.high,
