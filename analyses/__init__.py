@@ -20,5 +20,7 @@ NAMES = (
     "steering_duration",
     "multi_turn",
     "capabilities",
+    "cross_trait",
+    "cost",
 )
 """The analyses, in the order of the paper's questions."""

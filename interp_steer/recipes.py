@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from interp_steer.plots.figure_files import Drawing
-from interp_steer.plots.from_analyses import draw_firing, draw_scan, draw_suite
+from interp_steer.plots.from_analyses import draw_firing, draw_scan
 from interp_steer.plots.from_duration import draw_duration
 from interp_steer.plots.from_probes import (
     draw_agreement,
@@ -19,6 +19,7 @@ from interp_steer.plots.from_probes import (
     draw_readability,
     draw_transfer,
 )
+from interp_steer.plots.from_suites import draw_cost, draw_cross_trait, draw_curves
 from interp_steer.plots.from_sweep import (
     draw_frontiers,
     draw_maps,
@@ -104,15 +105,22 @@ RECIPES: Mapping[str, Recipe] = {
     "capabilities": Recipe(
         number="11",
         about="capabilities by coefficient",
-        draw=partial(draw_suite, name="capabilities"),
+        draw=partial(draw_curves, name="capabilities"),
         analyses=("capabilities",),
     ),
     "multi_turn": Recipe(
         number="11",
         about="multi-turn curves",
-        draw=partial(draw_suite, name="multi_turn"),
+        draw=partial(draw_curves, name="multi_turn"),
         analyses=("multi_turn",),
     ),
+    "cross_trait": Recipe(
+        number="11",
+        about="each trait under the other's guard",
+        draw=draw_cross_trait,
+        analyses=("cross_trait",),
+    ),
+    "cost": Recipe(number="11", about="latency and throughput", draw=draw_cost, analyses=("cost",)),
     "elo": Recipe(number="11", about="tournament ratings", draw=draw_ratings),
 }
 """Every figure by name, in the order of the paper's list."""

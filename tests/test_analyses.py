@@ -75,7 +75,7 @@ SWEEP = SweepConfig(
     extras=("guard",),
     batch_size=64,
 )
-SUITES = ("multi_turn", "capabilities")
+SUITES = ("multi_turn", "capabilities", "cross_trait", "cost")
 """Analyses that only show what a suite found; tests/test_suites_questions.py runs suites."""
 ARGUMENTS = {
     "causal_scan": ("--scenarios", "3", "--draws", "2"),
@@ -197,7 +197,9 @@ class TestEveryAnalysis:
         said = capsys.readouterr().err
         assert said.startswith(f"{name}: ")
         assert re.search(
-            r"has no (probes|sweep|operating points|traces|per-token|multi-turn|capabilities)", said
+            r"has no (probes|sweep|operating points|traces|per-token|multi-turn|capabilities|cost"
+            r"|cross-trait)",
+            said,
         )
         assert not (copied / "analyses").exists()
 

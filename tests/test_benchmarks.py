@@ -287,7 +287,8 @@ class TestSyntheticRun:
             assert (moved == trace["fired"]).all()
             assert (trace["fired"] <= trace["in_scope"]).all() and trace["fired"].any()
         missing = {one.name for one in draw_figures(run, static=False).left_out}
-        assert missing <= {"causal_scan", "capabilities", "multi_turn", "elo", "steering_duration"}
+        suites = {"capabilities", "multi_turn", "cross_trait", "cost"}
+        assert missing <= {*suites, "causal_scan", "elo", "steering_duration"}
 
     def test_more_trace_rows_are_more_samples(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", replace(TINY, trace_rows=1500))

@@ -20,10 +20,12 @@ from interp_steer.config import ProjectConfig
 from interp_steer.fit_stage import project
 from interp_steer.model import HookedLM
 from interp_steer.plots import (
+    SCREEN,
     SINGLE,
     Picture,
     StripToken,
     SuiteCurves,
+    SuitePoints,
     TokenStrip,
     TokenStrips,
     as_text,
@@ -33,6 +35,7 @@ from interp_steer.plots import (
     readability_by_layer,
     render,
     suite_curves,
+    suite_points,
     token_strips,
     write_html,
 )
@@ -48,6 +51,8 @@ from study_cases import SWEEP, WordJudge, tiny_study
 from test_plots import SIDECAR, make_sweep, words
 
 ROOT = Path(__file__).resolve().parents[1]
+SUITES = ("capabilities", "multi_turn", "cross_trait", "cost")
+"""Figures of suites that no test here has run."""
 HOSTILE = ("<script>alert(1)</script>", "\"'", "a\nb", "😀", "e\u0301", "", "<b>x</b>", "&lt;")
 
 
@@ -105,7 +110,7 @@ class TestSmallRuns:
         assert {"trait-coherence-all", "layer-alpha-all", "frontiers", "firing-rates"} <= drawn
         assert {"projections", "steering-plane", "token-layer-map", "steering-duration"} <= drawn
         left = {one.name: one.why for one in made.left_out}
-        assert set(left) == {"causal_scan", "capabilities", "multi_turn", "elo"}
+        assert set(left) == {*SUITES, "causal_scan", "elo"}
         assert all("`" in why for why in left.values())
 
     @pytest.mark.parametrize("share", [0.4, 1.0])
@@ -214,9 +219,46 @@ def test_suite_curves_hold_their_table_and_ratings_name_their_places() -> None:
     assert figure.layout.xaxis.ticktext[0] == "SwFC" and "n ≥ 20 comparisons" in words(figure)
 
 
-def test_a_suite_that_was_not_run_is_refused_with_its_command(fitted: Run) -> None:
-    with pytest.raises(MissingStageError, match="evaluate .* --suite multi-turn"):
-        RECIPES["multi_turn"].draw(RunSource(fitted))
+def test_suite_points_hold_their_table_line_by_line() -> None:
+    rows = [
+        ("trait <b>", "unsteered", "none", 90.0),
+        ("trait <b>", "own guard", "swfc", 80.0),
+        ("trait <b>", "own guard", "sttp", 70.0),
+        ("a ratio", "own guard", "sttp", 1.5),
+    ]
+    values = pd.DataFrame(rows, columns=["panel", "group", "series", "value"])
+    values = values.assign(low=values["value"] - 1, high=values["value"] + 2, n=[9, 8, 7, 9])
+    result = SuitePoints(
+        values=values, what="scenarios", reference={"ratio": 1.0}, series_titles={"swfc": "first"}
+    )
+    for column in (SINGLE, SCREEN):
+        figure = suite_points(result, column=column)
+        drawn = [t for t in figure.data if t.mode == "markers"]
+        assert [t.x[0] for t in drawn] == [90.0, 80.0, 70.0, 1.5]
+        assert [round(t.y[0]) for t in drawn] == [0, 1, 1, 1]
+        assert drawn[1].y[0] != drawn[2].y[0]
+        assert [t.name for t in drawn if t.showlegend] == ["first", "StTP"]
+        assert {t.error_x.array[0] for t in drawn} == {2.0}
+        assert {t.error_x.arrayminus[0] for t in drawn} == {1.0}
+        assert figure.layout.yaxis.ticktext[:2] == ("unsteered", "own guard")
+        assert "n ≥ 7 scenarios" in words(figure) and "<b>" not in figure.layout.annotations[0].text
+        (line,) = figure.layout.shapes
+        assert (line.x0, line.xref) == (1.0, "x2")
+
+
+@pytest.mark.parametrize(
+    ("name", "suite"),
+    [
+        ("multi_turn", "multi-turn"),
+        ("cost", "cost"),
+        ("cross_trait", "cross-trait --other OTHER_RUN"),
+    ],
+)
+def test_a_suite_that_was_not_run_is_refused_with_its_command(
+    fitted: Run, name: str, suite: str
+) -> None:
+    with pytest.raises(MissingStageError, match=f"evaluate .* --suite {suite}`"):
+        RECIPES[name].draw(RunSource(fitted))
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -16,12 +16,16 @@ from chat_servers import chat_server
 from interp_steer.cells import MALICIOUS, NEUTRAL, Cell
 from interp_steer.errors import RunError
 from interp_steer.model import HookedLM
+from interp_steer.plots import SINGLE
+from interp_steer.plots.sources import RunSource
+from interp_steer.recipes import RECIPES
 from interp_steer.scenarios import save_scenarios
 from interp_steer.study import Study
 from interp_steer.suites.choice import run_choice
-from interp_steer.suites.cost import median_estimate, run_cost
+from interp_steer.suites.cost import run_cost
+from interp_steer.suites.cost_tables import median_estimate
 from interp_steer.suites.cross_trait import run_cross_trait
-from interp_steer.suites.figure_tables import suite_findings
+from interp_steer.suites.figure_tables import keep_figure_table, suite_findings
 from interp_steer.suites.foreign_files import read_foreign
 from interp_steer.suites.length_controlled import length_controlled_estimate, length_controlled_rate
 from interp_steer.suites.question_files import read_alpaca_eval, read_mt_bench
@@ -213,11 +217,13 @@ class TestCrossTrait:
         self, study: Study, tiny_lm: HookedLM, tiny_dir: Path, tmp_path: Path
     ) -> None:
         other = pointed_study(tmp_path, tiny_lm, tiny_dir, trait="compassion")
-        options = {"other": other.run.path, "methods": ("sttp",), "limit": 2}
+        options = {"other": other.run.path, "methods": ("sttp",), "limit": 2, "control_draws": 2}
         evaluation, summary = run_cross_trait(subject("cross-trait", study, **options))
         rows = evaluation.rows().to_pylist()
-        assert len(rows) == 2 * 2 * 5
-        assert len(summary.tables[0].rows) == 2 * 5
+        assert len(rows) == 2 * 2 * (2 + 3 + 2 * 2)
+        assert len(summary.tables[0].rows) == 2 * (2 + 3 + 2)
+        drawn = {row["response"] for row in rows if row["guards"].startswith("random_direction")}
+        assert drawn - {row["response"] for row in rows if row["guards"] == "other"}
         both = [row for row in rows if row["guards"] == "both"]
         assert {(row["own_layer"], row["other_layer"]) for row in both} == {(1, 1)}
         alone = {
@@ -228,6 +234,25 @@ class TestCrossTrait:
         assert [r["response"] for r in other_alone] == [
             alone[r["scenario"], r["trait_asked"]] for r in other_alone
         ]
+
+    def test_its_figure_shows_the_means_of_its_rows(
+        self, study: Study, tiny_lm: HookedLM, tiny_dir: Path, tmp_path: Path
+    ) -> None:
+        other = pointed_study(tmp_path, tiny_lm, tiny_dir, trait="compassion")
+        options = {"other": other.run.path, "methods": ("sttp",), "limit": 2, "control_draws": 2}
+        evaluation, summary = run_cross_trait(subject("cross-trait", study, **options))
+        assert summary.figure is not None
+        keep_figure_table(study.run, "cross-trait", summary.figure)
+        (drawing,) = RECIPES["cross_trait"].draw(RunSource(study.run))
+        rows = evaluation.rows().to_pandas()
+        rows = rows[rows.trait_asked == "compassion"]
+        points = drawing.table.set_index(["panel", "group"])["value"]
+        panel = "asked and judged: compassion; compassion (0-100)"
+        controls = rows[rows.guards.str.startswith("shuffled_labels:")]
+        assert len(controls) == 2 * 2
+        assert points[panel, "other guard, shuffled labels"] == controls.trait.mean()
+        assert points[panel, "own guard"] == rows[rows.guards == "own"].trait.mean()
+        assert drawing.build(SINGLE).data
 
     def test_another_model_is_refused_by_its_weights(self, study: Study, tmp_path: Path) -> None:
         import shutil
@@ -257,6 +282,14 @@ class TestCost:
             line for line in summary.tables[0].rows if line["configuration"] == "unsteered"
         ]
         assert [line["ratio"].value for line in unsteered] == [1.0, 1.0]
+        assert summary.figure is not None
+        keep_figure_table(study.run, "cost", summary.figure)
+        (drawing,) = RECIPES["cost"].draw(RunSource(study.run))
+        single = [row for row in rows if row["mode"] == "single" and row["method"] == "none"]
+        shown = drawing.table.set_index(["panel", "group", "series"])["value"]
+        expected = 1000 * np.median([row["seconds"] for row in single])
+        assert shown["ms a call, one prompt at a time", "unsteered", "off"] == expected
+        assert drawing.build(SINGLE).data
         first = [Cell.from_row(row) for row in rows[:3]]
         assert first[0] == NEUTRAL
         assert Cell.from_row(rows[3]) != NEUTRAL  # the order rotates

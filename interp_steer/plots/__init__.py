@@ -32,6 +32,7 @@ from interp_steer.plots.readability import readability_by_layer
 from interp_steer.plots.rendering import Picture, missing_renderer, render
 from interp_steer.plots.scan import CausalScan, causal_scan
 from interp_steer.plots.style import DOUBLE, SCREEN, SINGLE, TEMPLATE, Column
+from interp_steer.plots.suite_points import SuitePoints, suite_points
 from interp_steer.plots.suites import SuiteCurves, suite_curves
 from interp_steer.plots.text import as_text
 from interp_steer.plots.token_map import TokenMap, token_maps
@@ -66,6 +67,7 @@ __all__ = [
     "SteeringPlane",
     "StripToken",
     "SuiteCurves",
+    "SuitePoints",
     "TokenMap",
     "TokenStrip",
     "TokenStrips",
@@ -88,6 +90,7 @@ __all__ = [
     "steering_duration",
     "steering_plane",
     "suite_curves",
+    "suite_points",
     "token_maps",
     "token_strips",
     "trait_coherence_by_layer",

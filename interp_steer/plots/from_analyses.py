@@ -1,4 +1,4 @@
-"""From tables of analyses, traces and projections to what figures 9 and 11 draw."""
+"""From tables of analyses, traces and projections to what figure 9 draws."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,6 @@ from interp_steer.plots.firing import FiringRates, firing_rates
 from interp_steer.plots.scan import CausalScan, causal_scan
 from interp_steer.plots.sources import RunSource
 from interp_steer.plots.style import METHOD_TITLES
-from interp_steer.plots.suites import SUITE_COLUMNS, SuiteCurves, suite_curves
 
 N_BINS = 16
 """Bins of response positions at most."""
@@ -152,44 +151,3 @@ def _correlations(source: RunSource) -> dict[tuple[str, str], tuple[float, float
             value, low, high = (float(numbers(rows, name)[0]) for name in names)
             found[segment, scope] = (value, low, high)
     return found
-
-
-SUITES = {
-    "capabilities": ("α", "questions", "what does steering cost in capabilities?"),
-    "multi_turn": ("turn", "conversations", "do trait and coherence hold over turns?"),
-}
-"""Suites of figure 11: what x is, what n counts, what the figure asks."""
-SUITE_OF = {"capabilities": "choice|mmlu|mt-bench|alpaca-eval"}
-"""What `evaluate --suite` takes, where it is not the figure's own name."""
-
-
-def draw_suite(source: RunSource, name: str) -> list[Drawing]:
-    """Figure 11: one suite's table, once the run has it.
-
-    Raises:
-        MissingStageError: it has not.
-    """
-    x_title, what, question = SUITES[name]
-    path = source.run.analyses_folder / f"{name}.parquet"
-    if not path.exists():
-        suite = name.replace("_", "-")
-        raise MissingStageError(
-            f"the run has no {suite} results ({path})",
-            command=f"{source.command('evaluate')} --suite {SUITE_OF.get(name, suite)}",
-        )
-    values = source.analysis(name, SUITE_COLUMNS)
-    points = source.shown_points("all")
-    result = SuiteCurves(
-        values=values,
-        x_title=x_title,
-        what=what,
-        chosen={m: p.alpha for m, p in points.items()} if name == "capabilities" else {},
-    )
-    title = f"{source.heading}: {question}"
-    return [
-        Drawing(
-            name=name.replace("_", "-"),
-            table=values,
-            build=lambda column: suite_curves(result, title=title, column=column),
-        )
-    ]
