@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from exchange_cases import (
@@ -26,7 +28,7 @@ from exchange_cases import (
     token_ids,
 )
 from interp_steer.errors import SteeringError
-from interp_steer.exchange.carried import ModelFacts
+from interp_steer.exchange.carried import ModelFacts, Outgoing
 from interp_steer.exchange.choices import ReadOptions
 from interp_steer.exchange.formats import (
     FORMATS,
@@ -35,10 +37,14 @@ from interp_steer.exchange.formats import (
     recognised,
 )
 from interp_steer.exchange.torch_files import read_torch, write_torch
+from interp_steer.layer_hooks import LayerHook
 from interp_steer.model import HookedLM
+from interp_steer.probes import ProbeSet
 from interp_steer.specs import SteeringSpec
+from interp_steer.steering import SteeringPlan
 from interp_steer.steering_files import load_steering
 from reference import plain_forward
+from steering_cases import D_MODEL, chunk_of, make_probe, normals, probe_set
 
 EXACT = {"steering", "lm-eval", "vllm", "assistant-axis"}
 """Formats whose round trip changes no bit of a float32 model; the others hold the product shift *
@@ -192,14 +198,14 @@ def make_control(lm: HookedLM) -> torch.Tensor:
 def test_hookpoints_follow_the_architecture(tiny_lm: HookedLM, tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     sent = outgoing(tiny_lm, "swfc")
-    for model_type, given, names in (
+    for model_type, template, names in (
         ("mistral", None, {"layers.1", "layers.2"}),
         ("gpt2", None, {"h.1", "h.2"}),
         ("opt", None, {"decoder.layers.1", "decoder.layers.2"}),
         ("gemma3", "language_model.layers.{layer}", {f"language_model.layers.{n}" for n in (1, 2)}),
     ):
         facts = ModelFacts(model_type=model_type)
-        export_steering(path, "lm-eval", replace(sent, model=facts), hookpoint=given)
+        export_steering(path, "lm-eval", replace(sent, model=facts), hookpoint=template)
         assert set(read_torch(path)) == names
         assert import_steering(path).spec.layers == (1, 2)
 
@@ -339,7 +345,7 @@ class TestImports:
         path = tmp_path / "caps.pt"
         write_torch(path, {"vectors": vectors, "experiments": experiments})
         assert recognised(path) == "assistant-axis"
-        with pytest.raises(SteeringError, match=r"id of an experiment \(one, two\), got None"):
+        with pytest.raises(SteeringError, match=r"id of an experiment \('one', 'two'\), got None"):
             import_steering(path)
         got = import_steering(path, options=ReadOptions(experiment="one"))
         assert (got.spec.layers, got.spec.direction) == ((3,), "reversed")
@@ -384,7 +390,7 @@ class TestImports:
         with pytest.raises(SteeringError, match=r"layers 0 to 1 of the model, got layer 2"):
             import_steering(path, model=ModelFacts(n_layers=2))
         told = import_steering(path, model=ModelFacts(model_type="llama"))
-        assert told.notes == ("the file says model type mistral, the model is llama",)
+        assert told.notes == ("the file says model type 'mistral', the model is 'llama'",)
         with pytest.raises(SteeringError, match=r"layers of the file \(1, 2\), got 7"):
             import_steering(path, options=ReadOptions(layers=(7,)))
         assert import_steering(path, options=ReadOptions(layers=(2,))).spec.layers == (2,)
@@ -438,3 +444,75 @@ def test_code_in_a_torch_file_is_not_run(tmp_path: Path) -> None:
 def test_every_format_is_in_the_table() -> None:
     assert {name for name, form in FORMATS.items() if form.write} == set(CARRIED)
     assert {name for name, form in FORMATS.items() if form.read} == (set(FORMATS) - {"steering"})
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    method=st.sampled_from(["swfc", "sttp", "stmp"]),
+    direction=st.sampled_from(["aligned", "reversed"]),
+    alpha=st.sampled_from([0.5, 1.0]) | st.floats(0.1, 6),
+    sigmas=st.none() | st.sampled_from([0.5, 1.0]),
+    cap_sigmas=st.none() | st.floats(2, 60),
+    seed=st.integers(0, 999),
+)
+def test_any_intervention_comes_back_from_every_format_that_takes_it(
+    tmp_path: Path,
+    method: str,
+    direction: str,
+    alpha: float,
+    sigmas: float | None,
+    cap_sigmas: float | None,
+    seed: int,
+) -> None:
+    """On tokens alone, no model: the hook of what is read does what that of what was sent did."""
+    threshold = "boundary" if sigmas is None or method == "swfc" else ("sigma", sigmas)
+    spec = SteeringSpec(
+        method=method,
+        layer=1,
+        alpha=alpha,
+        direction=direction,
+        threshold=threshold,
+        cap_sigmas=cap_sigmas,
+    )
+    probes = probe_set((make_probe(seed, layer=1),))
+    sent = Outgoing(spec=spec, probes=probes, provenance=dict(PROVENANCE))
+    h = 4 * normals(seed + 1, 1, 29, D_MODEL)
+    wanted = hooked(spec, probes, h)
+    assert not torch.equal(wanted, h)
+    able = [name for name, form in FORMATS.items() if sent.operations() & form.carries]
+    assert {"steering", "vllm"} <= set(able)
+    for form in able:
+        path = file_for(tmp_path, form)
+        if form == "steering":
+            continue
+        export_steering(path, form, sent)
+        got = import_steering(path, form)
+        found = hooked(got.spec, got.probes, h)
+        if form in EXACT:
+            assert torch.equal(found, wanted), form
+        else:
+            assert torch.allclose(found, wanted, rtol=0, atol=1e-5), form
+
+
+def hooked(spec: SteeringSpec, probes: ProbeSet, h: torch.Tensor) -> torch.Tensor:
+    found = LayerHook(SteeringPlan.uniform(spec, probes).compiled[1])(h, chunk_of(1, h.shape[1]))
+    assert found is not None
+    return found
+
+
+def test_names_in_a_file_are_shown_escaped(tmp_path: Path) -> None:
+    """A terminal would obey what an error message passes on."""
+    evil = "\x1b[31mred"
+    entry = {"action": "scale", "steering_vector": torch.ones(2), "steering_coefficient": 1.0}
+    write_torch(tmp_path / "a.pt", {f"{evil}.layers.1": entry})
+    write_torch(tmp_path / "b.pt", {"vectors": {}, "experiments": [{"id": evil}, {"id": "x"}]})
+    records = {"c.svec": {"directions": {evil: [1.0]}}, "d.json": {"format": evil}}
+    records["e.json"] = {"format": "interp-steer vllm payloads", "format_version": 1}
+    records["e.json"]["payloads"] = {evil: {}}
+    for name, record in records.items():
+        (tmp_path / name).write_text(json.dumps(record), encoding="utf-8")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(SteeringError) as refusal:
+            import_steering(path)
+        assert "\x1b" not in str(refusal.value)
+        assert "red" in str(refusal.value)

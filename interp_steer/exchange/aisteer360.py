@@ -59,7 +59,7 @@ def read_probe(folder: Path, *, alpha: float = 1.0) -> Incoming:
         model_type=hint if isinstance(hint, str) else None,
         notes=(
             f"a probe says nothing of strength: read as stmp with alpha {alpha:g} and no cap",
-            f"its boundary was calibrated on {pooling!s:.20}-pooled features",
+            f"its boundary was calibrated on {str(pooling)[:20]!r}-pooled features",
         ),
     )
 

@@ -81,7 +81,7 @@ def _choose(experiments: list[Any], wanted: str | None) -> Mapping[Any, Any]:
     if wanted is None and len(by_id) == 1:
         return next(iter(by_id.values()))
     if wanted is None or wanted not in by_id:
-        some = ", ".join(sorted(by_id)[:8]) or "none"
+        some = ", ".join(repr(name[:40]) for name in sorted(by_id)[:8]) or "none"
         raise SteeringError(
             f"expected the id of an experiment ({some}), got {wanted!r}; give --experiment"
         )
@@ -93,8 +93,9 @@ def _part(intervention: Mapping[Any, Any], vectors: Mapping[Any, Any]) -> Part:
     entry = vectors.get(name) if isinstance(name, str) else None
     if not isinstance(entry, Mapping):
         raise SteeringError(f"expected a vector of the file, got {str(name)[:60]!r}")
-    layer = layer_of(entry.get("layer"), f"vectors.{name}.layer")
-    v_hat = unit_of(vector_of(entry.get("vector"), f"vectors.{name}"), f"vectors.{name}")
-    cap = number_of(intervention["cap"], f"the cap of {name}")
+    where = f"the vector {str(name)[:60]!r}"
+    layer = layer_of(entry.get("layer"), f"the layer of {where}")
+    v_hat = unit_of(vector_of(entry.get("vector"), where), where)
+    cap = number_of(intervention["cap"], f"the cap of {where}")
     numbers = LayerNumbers(layer=layer, v_hat=v_hat, threshold=cap, target=cap)
     return Part(method="sttp", direction="reversed", numbers=numbers)

@@ -258,7 +258,7 @@ def _fits(probes: ProbeSet, incoming: Incoming, model: ModelFacts) -> tuple[str,
         )
     hint = incoming.model_type
     if hint and model.model_type and hint != model.model_type:
-        return (f"the file says model type {hint}, the model is {model.model_type}",)
+        return (f"the file says model type {hint[:40]!r}, the model is {model.model_type!r}",)
     return ()
 
 

@@ -90,8 +90,8 @@ def read_lm_eval(path: Path) -> Incoming:
                 f"expected blocks (layers.N or h.N), got {str(hookpoint)[:60]!r}; only the "
                 "residual stream that leaves a block can be steered here"
             )
-        layer = layer_of(matched.group(1), str(hookpoint))
-        part = _part(layer, entry, str(hookpoint))
+        layer = layer_of(matched.group(1), "a hookpoint")
+        part = _part(layer, entry, repr(str(hookpoint)[:60]))
         (zeros if part is None else parts).append(part or layer)
     notes = (f"layers where nothing is added left out: {sorted(zeros)}",) if zeros else ()
     return Incoming(parts=tuple(parts), notes=notes)

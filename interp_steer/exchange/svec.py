@@ -68,7 +68,7 @@ def read_svec(path: Path, *, site: SvecSite = "block_input") -> Incoming:
     offset = 1 if site == "block_input" else 0
     parts, zeros = [], []
     for key, values in directions.items():
-        where = f"directions.{key[:20]}"
+        where = f"directions[{key[:20]!r}]"
         layer = layer_of(key, where) - offset
         if layer < 0:
             raise SteeringError(

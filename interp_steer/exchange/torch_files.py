@@ -52,7 +52,8 @@ def read_torch(path: Path) -> dict[str, Any]:
         text = str(error).partition("\n")[0]
         raise SteeringError(
             f"cannot read {path} without running code in it ({type(error).__name__}: "
-            f"{text[:200]}); only tensors, numbers, strings, lists and dicts are read"
+            f"{text[:200]!r}); only tensors, numbers, strings, lists and dicts are read (no numpy "
+            "numbers): if you trust the file, load it yourself and save it again as these"
         ) from error
     if not isinstance(content, dict):
         raise SteeringError(f"expected a dict in {path}, got {type(content).__name__}")

@@ -95,7 +95,8 @@ def read_payloads(path: Path, *, layers: Sequence[int] = ()) -> dict[int, Payloa
     if not isinstance(found, Mapping) or not found:
         raise SteeringError("expected payloads by layer, got none")
     return {
-        layer_of(key, "payloads"): _read(entry, f"payloads.{key}") for key, entry in found.items()
+        layer_of(key, "payloads"): _read(entry, f"payloads[{str(key)[:20]!r}]")
+        for key, entry in found.items()
     }
 
 
