@@ -333,6 +333,17 @@ class TestImports:
         with pytest.raises(SteeringError, match=r"expected blocks .* got 'layers\.3\.mlp'"):
             import_steering(tmp_path / "y.pt")
 
+    def test_a_negative_strength_turns_the_vector_round(self, tmp_path: Path) -> None:
+        entry = {"action": "add", "steering_vector": self.vector, "steering_coefficient": -2.0}
+        write_torch(tmp_path / "x.pt", {"layers.3": entry})
+        bare = {"v_hat": (self.vector / 5).tolist(), "shift": -10.0, "direction": "reversed"}
+        (tmp_path / "x.json").write_text(json.dumps(bare), encoding="utf-8")
+        for name, layers in (("x.pt", ()), ("x.json", (3,))):
+            got = import_steering(tmp_path / name, options=ReadOptions(layers=layers))
+            probe = got.probes.probe(3)
+            assert (probe.delta_mu, got.spec.direction) == (10.0, "aligned")
+            assert torch.allclose(probe.delta_mu * probe.v_hat, -2 * self.vector)
+
     def test_experiments_are_chosen_by_id(self, tmp_path: Path) -> None:
         vectors = {
             "a": {"layer": 3, "vector": self.vector},
