@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from interp_steer.analysis.command import Analysis, RunOption
+from interp_steer.analysis.command import Analysis, ModelOption
 from interp_steer.analysis.orthogonal import as_directions, layer_axes
 from interp_steer.analysis.run_rows import is_cell, sweep_frame
 from interp_steer.analysis.tidy_tables import AnalysisError, Findings, require
@@ -40,13 +40,11 @@ N_DEFAULT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(RunOption):
+class Options(ModelOption):
     """Where do the tokens of unsteered responses lie, under either prompt?"""
 
     scenarios: tuple[str, ...] = ()
     """Test scenarios by id; by default those that were traced, or the first three."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 
 def find(run: Run, options: Options) -> Findings:
@@ -69,7 +67,7 @@ def find(run: Run, options: Options) -> Findings:
     fit = f"interp-steer fit --out {run.path} --model ... --scenarios ..."
     require(run.residuals_file, "residuals", command=fit)
     axes = dict(layer_axes(probes, load_residuals(run.residuals_file)))
-    study = reopen_study(run.path, device=options.device)
+    study = reopen_study(run.path, place=options.place)
     table = _projected(study, rows, probes)
     across = _projected(study, rows, as_directions(probes, axes))["projection"]
     origins = table["layer"].map({layer: axis.origin for layer, axis in axes.items()})

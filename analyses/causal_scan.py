@@ -37,7 +37,7 @@ import pandas as pd
 
 from interp_steer.analysis.bootstrap import as_columns
 from interp_steer.analysis.causal_scan import Patch
-from interp_steer.analysis.command import Analysis, RunOption
+from interp_steer.analysis.command import Analysis, ModelOption
 from interp_steer.analysis.contrasts import LogOdds
 from interp_steer.analysis.layer_recovery import LayerRecovery, layer_recoveries
 from interp_steer.analysis.scan_effects import UNITS, rank_correlation_estimate
@@ -50,7 +50,7 @@ SHOWN = ("system", "user", "template", "response", "after_system")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(RunOption):
+class Options(ModelOption):
     """Where does the trait live: at which layer and segment does v_hat carry it?"""
 
     layers: tuple[int, ...] = ()
@@ -63,13 +63,11 @@ class Options(RunOption):
     """Random vectors of each control."""
     batch_size: int = 16
     """Scenarios teacher-forced together, each with two responses."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 
 def find(run: Run, options: Options) -> Findings:
     """Effects of every patch, and how their order of layers agrees with the sweep's."""
-    study = reopen_study(run.path, device=options.device)
+    study = reopen_study(run.path, place=options.place)
     scan = scan_run(
         study,
         source=options.responses,

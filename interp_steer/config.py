@@ -4,9 +4,10 @@ The command line builds its `--help` from these dataclasses, and must do so befo
 imported. Defaults are the demo's; the grids are subsets of the paper's table B.2.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 FitMethod = Literal["logistic", "logistic_sklearn_default", "mean_difference"]
 MethodName = Literal["swfc", "sttp", "stmp"]
@@ -41,7 +42,19 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitConfig:
+class ModelPlace:
+    """Where a model runs; options of every command that loads one."""
+
+    device: str | None = None
+    """Where the model runs: cpu (without a word), cuda, cuda:1, mps; or a device map."""
+    device_map: str | None = None
+    """Spread the model over devices: auto, balanced, sequential."""
+    n_devices: int | None = None
+    """Split the model evenly over so many GPUs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig(ModelPlace):
     """On-policy training responses, their residuals, and the probes."""
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -52,12 +65,6 @@ class FitConfig:
     """Exact L2 logistic regression, scikit-learn's defaults, or the mean difference."""
     batch_size: int = 64
     """Rows generated together."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1, mps; or a device map (auto, balanced)."""
-    device_map: str | None = None
-    """Spread the model over devices: auto, balanced, sequential."""
-    n_devices: int | None = None
-    """Split the model evenly over so many GPUs."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The model's dtype; auto is bfloat16 on CUDA and float32 elsewhere. Edits and probes are
     computed in float32 or better whatever it is."""
@@ -150,6 +157,25 @@ class JudgeChoice:
     trait_description: str | None = None
     """llm: what the trait is, in a sentence or two; by default as in the sweep."""
 
+    def as_sweep(self, manifest: Mapping[str, Any]) -> SweepConfig:
+        """The judge that was asked for as options of a sweep; by default that of a run's sweep."""
+        own = manifest.get("sweep", {}).get("config", {})
+        usual = SweepConfig()
+        if self.judge is None or self.judge == own.get("judge"):
+            path = own.get("judge_config")
+            usual = replace(
+                usual,
+                judge=own.get("judge", usual.judge),
+                judge_config=None if path is None else Path(path),
+                trait_description=own.get("trait_description"),
+            )
+        return replace(
+            usual,
+            judge=self.judge or usual.judge,
+            judge_config=self.judge_config or usual.judge_config,
+            trait_description=self.trait_description or usual.trait_description,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TournamentConfig:
@@ -186,17 +212,11 @@ class QualityConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
+class EngineConfig(ModelPlace):
     """Who generates: this process, or Ray workers on more GPUs or machines."""
 
     engine: EngineName = "local"
     """local, or ray (the extra `ray`)."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1, mps; or a device map (auto, balanced)."""
-    device_map: str | None = None
-    """Spread the model over devices: auto, balanced, sequential."""
-    n_devices: int | None = None
-    """Split the model evenly over so many GPUs."""
     address: str | None = None
     """ray: address of a running cluster; by default Ray is started on this machine alone."""
     workers: int | None = None
@@ -220,7 +240,7 @@ class TraceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(ModelPlace):
     """The whole pipeline on the bundled model."""
 
     quick: bool = False

@@ -93,7 +93,12 @@ def run_demo(config: DemoConfig) -> DemoResult:
     watch, out = Stopwatch(), output_folder(config)
     started = time.perf_counter()
     with watch.stage("load"):
-        lm = HookedLM.load(MODEL_DIR)
+        lm = HookedLM.load(
+            MODEL_DIR,
+            device=config.device,
+            device_map=config.device_map,
+            n_devices=config.n_devices,
+        )
     reports, figures = {}, []
     for trait in config.traits:
         reports[trait], pages = _run_trait(lm, out / trait, trait, config, watch)

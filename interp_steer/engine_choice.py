@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from interp_steer.config import EngineConfig, SweepConfig
+from interp_steer.config import EngineConfig, ModelPlace, SweepConfig
 from interp_steer.engines import Engine
 from interp_steer.errors import InterpSteerError
 from interp_steer.named_judges import judge_of
@@ -31,8 +31,14 @@ class RunRecipe:
     """The run, at the same path on every node."""
     config: SweepConfig
     """The sweep."""
-    device: str
+    place: ModelPlace
     """Where the model runs."""
+
+    @property
+    def device(self) -> str:
+        """The device in a word, for the engine to see that a GPU is asked for."""
+        spread = "auto" if (self.place.n_devices or 1) > 1 else None
+        return self.place.device_map or spread or self.place.device or "cpu"
 
     def load(self) -> PackWorker:
         """Open the run and load its model.
@@ -40,7 +46,7 @@ class RunRecipe:
         Raises:
             RunError: the run, its model or its scenarios are not what they were.
         """
-        study = reopen_study(self.run_folder, device=self.device)
+        study = reopen_study(self.run_folder, place=self.place)
         judge = judge_of(self.config, study.trait)
         return PackWorker(sweep_setting(study, self.config, judge=judge))
 
@@ -59,7 +65,9 @@ def chosen_engine(
         recipe = RunRecipe(
             run_folder=run_folder.resolve(),
             config=_absolute(config),
-            device=choice.device_map or choice.device,
+            place=ModelPlace(
+                device=choice.device, device_map=choice.device_map, n_devices=choice.n_devices
+            ),
         )
         with RayEngine(
             recipe,

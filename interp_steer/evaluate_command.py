@@ -32,5 +32,5 @@ class Evaluate:
         from interp_steer.study import reopen_study
         from interp_steer.suites.running import evaluate
 
-        study = reopen_study(self.run_folder, device=self.config.device)
+        study = reopen_study(self.run_folder, place=self.config)
         return evaluate(study, self.suite, self.config)

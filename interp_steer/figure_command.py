@@ -7,12 +7,13 @@ the run cannot show it (and which command makes what is missing), 2 usage.
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from interp_steer.config import ModelPlace
 from interp_steer.errors import InterpSteerError
 from interp_steer.run_figures import answer_first, draw_figures
 from interp_steer.runs import Run
@@ -30,8 +31,8 @@ class FigureOptions:
     """Write the page alone: no svg, pdf and png."""
     no_analyses: bool = False
     """Draw from the analyses that are there; make none that is missing or out of date."""
-    device: str | None = None
-    """Where the model runs for the analyses that load it: cpu, cuda, cuda:1, mps."""
+    place: ModelPlace = field(default_factory=ModelPlace)
+    """For the analyses that load the model."""
 
 
 def figure_main(name: str, about: str) -> Callable[[Sequence[str] | None], int]:
@@ -58,7 +59,7 @@ def figure_main(name: str, about: str) -> Callable[[Sequence[str] | None], int]:
             run, only = Run.open(options.run_folder), (name,)
             upkeep = None
             if not options.no_analyses:
-                upkeep = answer_first(run, only, device=options.device, tell=_tell)
+                upkeep = answer_first(run, only, place=options.place, tell=_tell)
             static = not options.no_static
             made = draw_figures(run, out=options.out, only=only, static=static, upkeep=upkeep)
         except InterpSteerError as error:

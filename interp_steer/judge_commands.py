@@ -1,17 +1,16 @@
 """Two commands about judges: a tournament of what a sweep has stored, and how good a judge is."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from interp_steer.command_options import Common
-from interp_steer.config import JudgeChoice, QualityConfig, SweepConfig, TournamentConfig
+from interp_steer.config import QualityConfig, SweepConfig, TournamentConfig
 
 if TYPE_CHECKING:
     from interp_steer.judge_quality import QualityMeasure
-    from interp_steer.runs import Run
     from interp_steer.tournament import OrderEffect
 
 
@@ -33,7 +32,7 @@ class JudgeTournament:
         from interp_steer.tournament_stage import run_tournament
 
         run = Run.open(self.run_folder)
-        judge = judge_of(_as_sweep(run, self.config.judge), str(run.manifest["trait"]))
+        judge = judge_of(self.config.judge.as_sweep(run.manifest), str(run.manifest["trait"]))
         played = run_tournament(run, self.config, judge=pair_judge(judge))
         found = played.ratings
         lines = [f"{'':<34}{'rating':>22}{'won':>7}{'tied':>7}{'lost':>7}{'missing':>9}"]
@@ -82,26 +81,6 @@ class JudgeQuality:
         lines += [_measure_line(measure) for measure in found]
         lines += [f"written: {path}" for path in paths]
         return "\n".join(lines) + spent(judge)
-
-
-def _as_sweep(run: "Run", choice: JudgeChoice) -> SweepConfig:
-    """The judge that was asked for as options of a sweep; by default that of the run's sweep."""
-    own = run.manifest.get("sweep", {}).get("config", {})
-    usual = SweepConfig()
-    if choice.judge is None or choice.judge == own.get("judge"):
-        path = own.get("judge_config")
-        usual = replace(
-            usual,
-            judge=own.get("judge", usual.judge),
-            judge_config=None if path is None else Path(path),
-            trait_description=own.get("trait_description"),
-        )
-    return replace(
-        usual,
-        judge=choice.judge or usual.judge,
-        judge_config=choice.judge_config or usual.judge_config,
-        trait_description=choice.trait_description or usual.trait_description,
-    )
 
 
 def _order_line(order: "OrderEffect") -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from interp_steer.analysis.upkeep import Unanswered, Upkeep, keep_up, known_analyses
+from interp_steer.config import ModelPlace
 from interp_steer.errors import InterpSteerError
 from interp_steer.plots.figure_files import Drawing, FigureError, MissingStageError, write_drawing
 from interp_steer.plots.rendering import FORMATS, Picture, missing_renderer, render
@@ -21,6 +22,7 @@ from interp_steer.plots.sources import RunSource, refusing
 from interp_steer.plots.style import DOUBLE, SINGLE
 from interp_steer.recipes import RECIPES, shown_analyses
 from interp_steer.runs import Run
+from interp_steer.sweep_stage import is_outdated
 from interp_steer.trace_files import read_traces
 from interp_steer.trace_view import render_html
 
@@ -99,7 +101,7 @@ def answer_first(
     run: Run,
     only: Sequence[str] = (),
     *,
-    device: str | None = None,
+    place: ModelPlace | None = None,
     tell: Callable[[str], None] = _log.info,
 ) -> Upkeep:
     """Make the analyses that are missing or out of date before figures are drawn.
@@ -107,7 +109,7 @@ def answer_first(
     Args:
         run: the run.
         only: figures whose analyses are wanted; by default every analysis, drawn or not.
-        device: where the model runs, for the analyses that load it.
+        place: where the model runs, for the analyses that load it.
         tell: takes a line before and after each analysis.
 
     Raises:
@@ -116,7 +118,7 @@ def answer_first(
     _check_names(only)
     everything = () if only else known_analyses()
     wanted = dict.fromkeys([*everything, *shown_analyses(only)])
-    return keep_up(run, list(wanted), device=device, tell=tell)
+    return keep_up(run, list(wanted), place=place, tell=tell)
 
 
 def _check_names(only: Sequence[str]) -> None:
@@ -165,6 +167,11 @@ def draw_figures(
             drawings += found
     notes = [f"{d.name}: {note}" for d in drawings for note in d.notes]
     notes += upkeep.notes if upkeep is not None else ()
+    if is_outdated(run):
+        notes.append(
+            "the sweep has changed since operating points were chosen; run `interp-steer select "
+            f"{run.path}`"
+        )
     lacking = missing_renderer() if static else None
     if lacking is not None:
         notes.append(lacking)

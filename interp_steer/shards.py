@@ -4,6 +4,7 @@ A reader may come at any moment while a sweep goes on; it sees the shards that a
 half written (`files`). The order of the shards is that of their numbers.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +34,16 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         RunError: it is damaged, or lacks one of the columns.
     """
     return read_table(path, columns=columns, remedy=_redo(path))
+
+
+def shards_digest(folder: Path) -> str:
+    """SHA-256 of the names and contents of a folder's shards."""
+    whole = hashlib.sha256()
+    for path in shard_paths(folder):
+        whole.update(path.name.encode())
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: whole)
+    return whole.hexdigest()
 
 
 def join_shards(tables: Mapping[Path, pa.Table]) -> pa.Table | None:

@@ -14,6 +14,7 @@ from interp_steer.config import (
     DemoConfig,
     EngineConfig,
     FitConfig,
+    ModelPlace,
     ProjectConfig,
     SweepConfig,
     TraceConfig,
@@ -129,12 +130,7 @@ class Sweep:
         load_probes(run)
         judge = judge_of(self.config, str(run.manifest["trait"]))
         with chosen_engine(self.run_folder, self.config, self.engine) as engine:
-            study = reopen_study(
-                self.run_folder,
-                device=self.engine.device,
-                device_map=self.engine.device_map,
-                n_devices=self.engine.n_devices,
-            )
+            study = reopen_study(self.run_folder, place=self.engine)
             sweep(study, self.config, judge=judge, engine=engine)
         return _table(study.run, select(study.run)) + spent(judge)
 
@@ -181,8 +177,8 @@ class Trace:
     """Also write the trace as one small HTML page."""
     parquet: Path | None = None
     """Also write the trace's rows."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
+    place: ModelPlace = field(default_factory=ModelPlace)
+    """Where the model runs."""
     common: Common = field(default_factory=Common)
     """Options of every command."""
 
@@ -201,7 +197,7 @@ class Trace:
             raise UsageError("--system goes with --prompt; a scenario brings its own")
         if self.steering is not None and self.config != TraceConfig():
             raise UsageError("--steering says what is done; leave out method, layer, alpha, scope")
-        study = reopen_study(self.run_folder, device=self.device)
+        study = reopen_study(self.run_folder, place=self.place)
         if self.steering is not None:
             prompt, scenario, side = self._asked(study.run)
             table = trace_steering(study, self.steering, prompt, scenario=scenario, side=side)

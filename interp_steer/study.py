@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from interp_steer.config import SamplingConfig
+from interp_steer.config import ModelPlace, SamplingConfig
 from interp_steer.errors import ScenarioError
 from interp_steer.model import ChatOptions, HookedLM
 from interp_steer.runs import Run
@@ -113,18 +113,14 @@ def start_study(out: Path, lm: HookedLM, sources: Sources, *, sampling: Sampling
 def reopen_study(
     path: Path,
     *,
-    device: str = "cpu",
-    device_map: str | None = None,
-    n_devices: int | None = None,
+    place: ModelPlace | None = None,
     lm: HookedLM | None = None,
 ) -> Study:
     """The study of an existing run, with its own model, dtype, scenarios and sampling.
 
     Args:
         path: the run directory.
-        device: see `HookedLM.load`.
-        device_map: see `HookedLM.load`.
-        n_devices: see `HookedLM.load`.
+        place: where the model runs; the CPU by default.
         lm: the model itself, where it cannot be loaded by name (quantised on loading, for
             instance); what the run pins is checked all the same.
 
@@ -135,11 +131,12 @@ def reopen_study(
     run = Run.open(path)
     manifest = run.manifest
     if lm is None:
+        at = place or ModelPlace()
         lm = HookedLM.load(
             manifest["sources"]["model"],
-            device=device,
-            device_map=device_map,
-            n_devices=n_devices,
+            device=at.device,
+            device_map=at.device_map,
+            n_devices=at.n_devices,
             dtype=getattr(torch, manifest["pins"]["dtype"]),
             revision=manifest["sources"].get("revision"),
             chat=ChatOptions.from_record(manifest["pins"].get("chat")),

@@ -20,7 +20,8 @@ from interp_steer.report_records import report_as_operating_points
 from interp_steer.report_tables import write_tables
 from interp_steer.reporting import Report, report
 from interp_steer.residuals import load_residuals
-from interp_steer.runs import Run, atomic_write_json
+from interp_steer.runs import Run, atomic_write_json, read_json
+from interp_steer.shards import shards_digest
 from interp_steer.splits import ScenarioSplit
 from interp_steer.study import Study, run_scenarios
 from interp_steer.summary import report_as_summary
@@ -114,12 +115,26 @@ def select(run: Run, *, coherence_share: float | None = None) -> Report:
         RunError: the run has no sweep.
         SelectionError: the sweep is incomplete, by the name of the cell.
     """
+    chosen_from = shards_digest(run.sweep_folder)
     found = run_report(run, coherence_share=coherence_share)
+    record = report_as_operating_points(found)
+    record |= {"coherence_share": found.coherence_share, "sweep": chosen_from}
     with run.lock():
-        atomic_write_json(run.operating_points_file, report_as_operating_points(found))
+        atomic_write_json(run.operating_points_file, record)
         atomic_write_json(run.summary_file, report_as_summary(found))
         write_tables(found, run.tables_folder, title=str(run.manifest["trait"]))
     return found
+
+
+def is_outdated(run: Run) -> bool:
+    """Whether the sweep's rows are others than those that the operating points were chosen from.
+
+    False before `select`, and where its file is of a version that does not say.
+    """
+    if not run.operating_points_file.exists():
+        return False
+    chosen_from = read_json(run.operating_points_file).get("sweep")
+    return chosen_from is not None and chosen_from != shards_digest(run.sweep_folder)
 
 
 def run_report(run: Run, *, coherence_share: float | None = None) -> Report:

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from interp_steer.command_options import Common
+from interp_steer.config import ModelPlace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +28,8 @@ class Figures:
     """Write the pages alone: no SVG, PDF and PNG, which need a Chrome or Chromium."""
     no_analyses: bool = False
     """Draw from the analyses that are there; make none that is missing or out of date."""
-    device: str | None = None
-    """Where the model runs for the two analyses that load it: cpu, cuda, cuda:1, mps."""
+    place: ModelPlace = field(default_factory=ModelPlace)
+    """Where the model runs, for the two analyses that load it."""
     common: Common = field(default_factory=Common)
     """Options of every command."""
 
@@ -39,7 +40,7 @@ class Figures:
 
         run, upkeep, static = Run.open(self.run_folder), None, not self.no_static
         if not self.no_analyses:
-            upkeep = answer_first(run, self.only, device=self.device)
+            upkeep = answer_first(run, self.only, place=self.place)
         made = draw_figures(run, out=self.out, only=self.only, static=static, upkeep=upkeep)
         return made.text()
 
@@ -58,8 +59,8 @@ class Explore:
     """Let other machines in: whoever reaches the port sees the run and can use the model."""
     no_browser: bool = False
     """Do not open a browser."""
-    device: str = "cpu"
-    """Where live generations run: cpu, cuda, cuda:1, mps."""
+    place: ModelPlace = field(default_factory=ModelPlace)
+    """Where live generations run."""
     common: Common = field(default_factory=Common)
     """Options of every command."""
 
@@ -76,7 +77,7 @@ class Explore:
             host=self.host,
             port=self.port,
             allow_remote=self.allow_remote,
-            device=self.device,
+            place=self.place,
         )
         if not is_loopback(self.host):
             logging.getLogger("interp_steer").warning("open to other machines: %s", REMOTE_MEANS)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from interp_steer.cells import BASELINES, steered_cell
-from interp_steer.config import EngineConfig, SweepConfig
+from interp_steer.config import EngineConfig, ModelPlace, SweepConfig
 from interp_steer.engine_choice import EngineChoiceError, RunRecipe, chosen_engine
 from interp_steer.errors import RunError
 from interp_steer.model import HookedLM
@@ -27,7 +27,7 @@ def study(tmp_path: Path, tiny_lm: HookedLM, tiny_dir: Path) -> Study:
 
 def test_a_worker_elsewhere_makes_the_rows_that_this_process_makes(study: Study) -> None:
     config = SweepConfig(batch_size=8)
-    recipe = RunRecipe(run_folder=study.run.path, config=config, device="cpu")
+    recipe = RunRecipe(run_folder=study.run.path, config=config, place=ModelPlace())
     # Ray pickles a recipe; only its settings may travel.
     worker = pickle.loads(pickle.dumps(recipe)).load()  # noqa: S301
     here = PackWorker(sweep_setting(study, config, judge=load_judge("exact", study.trait)))
@@ -41,7 +41,7 @@ def test_a_worker_elsewhere_makes_the_rows_that_this_process_makes(study: Study)
 def test_a_worker_refuses_a_run_whose_scenarios_have_changed(study: Study) -> None:
     file = Path(study.run.manifest["sources"]["scenarios"])
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
-    recipe = RunRecipe(run_folder=study.run.path, config=SweepConfig(), device="cpu")
+    recipe = RunRecipe(run_folder=study.run.path, config=SweepConfig(), place=ModelPlace())
     with pytest.raises(RunError, match="scenarios is"):
         recipe.load()
 

@@ -17,7 +17,7 @@ from interp_steer.analysis.command import Analysis, RunOption
 from interp_steer.analysis.tidy_tables import AnalysisError, Findings
 from interp_steer.analysis.upkeep import keep_up, known_analyses, why_due
 from interp_steer.cli import main
-from interp_steer.config import ProjectConfig
+from interp_steer.config import ModelPlace, ProjectConfig
 from interp_steer.fit_stage import project
 from interp_steer.model import HookedLM
 from interp_steer.recipes import RECIPES, shown_analyses
@@ -150,7 +150,7 @@ class TestUnanswered:
             raise AnalysisError("no")
 
         self.plant(monkeypatch, find)
-        keep_up(run, ["planted"], device="cuda:1")
+        keep_up(run, ["planted"], place=ModelPlace(device="cuda:1"))
         keep_up(run, ["planted"])
         assert seen == ["cuda:1", "cpu"]
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from interp_steer.analysis.tidy_tables import AnalysisError, Findings, write_findings
+from interp_steer.config import ModelPlace
 from interp_steer.errors import InterpSteerError
 from interp_steer.runs import Run
 
@@ -25,6 +26,23 @@ class RunOption:
 
     run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
     """The run directory to read; tables go to its analyses/."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOption(RunOption):
+    """Options of an analysis that loads the run's model, as `config.ModelPlace` has them."""
+
+    device: str | None = None
+    """Where the model runs: cpu (without a word), cuda, cuda:1, mps; or a device map."""
+    device_map: str | None = None
+    """Spread the model over devices: auto, balanced, sequential."""
+    n_devices: int | None = None
+    """Split the model evenly over so many GPUs."""
+
+    @property
+    def place(self) -> ModelPlace:
+        """Where the model runs."""
+        return ModelPlace(device=self.device, device_map=self.device_map, n_devices=self.n_devices)
 
 
 Options = TypeVar("Options", bound=RunOption)

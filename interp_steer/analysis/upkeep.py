@@ -10,13 +10,14 @@ right.
 import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from interp_steer.analysis.command import Analysis, RunOption
 from interp_steer.analysis.tidy_tables import digest
+from interp_steer.config import ModelPlace
 from interp_steer.errors import InterpSteerError, RunError
 from interp_steer.files import read_json
 from interp_steer.runs import Run
@@ -73,7 +74,7 @@ def keep_up(
     run: Run,
     wanted: Sequence[str],
     *,
-    device: str | None = None,
+    place: ModelPlace | None = None,
     tell: Callable[[str], None] = _log.info,
 ) -> Upkeep:
     """Make those of the analyses `wanted` that are due.
@@ -83,7 +84,7 @@ def keep_up(
     Args:
         run: the run.
         wanted: names of analyses.
-        device: where the model runs, for the analyses that load it; their own by default.
+        place: where the model runs, for the analyses that load it; their own by default.
         tell: takes a line before and after each analysis.
 
     Returns:
@@ -97,11 +98,11 @@ def keep_up(
     made: list[str] = []
     unanswered: list[Unanswered] = []
     notes: list[str] = []
-    for place, (name, why) in enumerate(due.items(), start=1):
-        tell(f"analysis {place} of {len(due)}, {name}: {why}")
+    for number, (name, why) in enumerate(due.items(), start=1):
+        tell(f"analysis {number} of {len(due)}, {name}: {why}")
         started = monotonic()
         try:
-            said = _make(run, name, device)
+            said = _make(run, name, place or ModelPlace())
         except InterpSteerError as error:
             unanswered.append(Unanswered(name=name, why=str(error)))
             tell(f"analysis {name}: not answered, {monotonic() - started:.1f} s")
@@ -159,7 +160,7 @@ def _is_there(path: Path) -> bool:
     return any(path.glob("*.parquet")) if path.is_dir() else path.exists()
 
 
-def _make(run: Run, name: str, device: str | None) -> tuple[str, ...]:
+def _make(run: Run, name: str, place: ModelPlace) -> tuple[str, ...]:
     """Make one analysis; what it noted.
 
     Raises:
@@ -168,8 +169,9 @@ def _make(run: Run, name: str, device: str | None) -> tuple[str, ...]:
     analysis: Analysis[Any] = importlib.import_module(f"{PACKAGE}.{name}").ANALYSIS
     kept = _kept_options(analysis.options, _sidecar(run, name))
     names = {field.name for field in fields(analysis.options)}
-    if device is not None and "device" in names:
-        kept["device"] = device
+    said = asdict(place)
+    if any(value is not None for value in said.values()):  # the place of before is no part of it
+        kept |= {key: value for key, value in said.items() if key in names}
     options = analysis.options(run_folder=run.path, **kept)
     return analysis.write(options)[1]
 

@@ -9,6 +9,7 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interp_steer.config import ModelPlace
 from interp_steer.errors import InterpSteerError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def show(
     from interp_steer.explorer.server import ExplorerServer
 
     path = Path(run) if isinstance(run, str | Path) else run.path
-    server = ExplorerServer(path, port=port, device=device).start()
+    server = ExplorerServer(path, port=port, place=ModelPlace(device=device)).start()
     return Shown(server, height=height)
 
 

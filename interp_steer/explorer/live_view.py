@@ -11,6 +11,7 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 
+from interp_steer.config import ModelPlace
 from interp_steer.errors import InterpSteerError
 from interp_steer.explorer.boundary_view import choice_of
 from interp_steer.explorer.library import ExplorerError, Library, RunView
@@ -41,9 +42,9 @@ OWN_PROMPT = "prompt"
 class LivePanes:
     """Live generations of all runs, and what each of them shows."""
 
-    def __init__(self, library: Library, *, device: str = "cpu") -> None:
+    def __init__(self, library: Library, *, place: ModelPlace | None = None) -> None:
         self.library = library
-        self.device = device
+        self.place = place
         self._sessions: dict[str, LiveSessions] = {}
         self._headings: dict[str, tuple[str, tuple[str, ...]]] = {}
 
@@ -53,7 +54,7 @@ class LivePanes:
             run = self.library.run(trait)
 
             def load() -> Any:
-                return reopen_study(run.path, device=self.device), load_probes(run)
+                return reopen_study(run.path, place=self.place), load_probes(run)
 
             self._sessions[trait] = LiveSessions(load)
         return self._sessions[trait]

@@ -15,6 +15,7 @@ from typing import Any
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from interp_steer.config import ModelPlace
 from interp_steer.explorer.access import Guard, check_host
 from interp_steer.explorer.app import make_app
 from interp_steer.explorer.library import ExplorerError, Library
@@ -40,7 +41,7 @@ class ExplorerServer:
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
         allow_remote: bool = False,
-        device: str = "cpu",
+        place: ModelPlace | None = None,
     ) -> None:
         """Find the runs and take the port; `start` or `with` begins to serve.
 
@@ -49,14 +50,14 @@ class ExplorerServer:
             host: address to listen on.
             port: 0 takes a free one.
             allow_remote: needed for another host than loopback.
-            device: where live generations run.
+            place: where live generations run; the CPU by default.
 
         Raises:
             ExplorerError: no run there, a host that needs `allow_remote`, or a port that is taken.
         """
         check_host(host, allow_remote=allow_remote)
         self.library = Library(Path(folder))
-        self._live = LivePanes(self.library, device=device)
+        self._live = LivePanes(self.library, place=place)
         app = make_app(self.library, self._live)
         Guard.of(host).protect(app.server, script_hashes=app.csp_hashes())
         self.app = app

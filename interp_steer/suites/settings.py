@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from interp_steer.config import JudgeName, MethodName
+from interp_steer.config import JudgeName, MethodName, ModelPlace
 from interp_steer.errors import InterpSteerError
 
 SuiteName = Literal[
@@ -28,7 +28,7 @@ class EvaluationError(InterpSteerError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuiteConfig:
+class SuiteConfig(ModelPlace):
     """Which configurations of a run answer which items of a suite."""
 
     methods: tuple[MethodName, ...] = ("swfc", "sttp", "stmp")
@@ -78,8 +78,6 @@ class SuiteConfig:
     harness's own tasks are then left out."""
     few_shot: int | None = None
     """mmlu: examples before each question; the task's own number by default."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1, mps."""
 
 
 OPTIONS: dict[SuiteName, frozenset[str]] = {
