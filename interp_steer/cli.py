@@ -19,6 +19,7 @@ from interp_steer.exchange_commands import Export, Import
 from interp_steer.judge_commands import JudgeQuality, JudgeTournament
 from interp_steer.narration import narrated
 from interp_steer.presets import with_preset
+from interp_steer.rescore_command import Rescore
 from interp_steer.scenario_command import Scenarios
 from interp_steer.stage_commands import Demo, Fit, Plan, Select, Sweep, Trace
 from interp_steer.view_commands import Explore, Figures, Report
@@ -40,6 +41,7 @@ Command = (
     | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[JudgeTournament, tyro.conf.subcommand("judge-tournament")]
     | Annotated[JudgeQuality, tyro.conf.subcommand("judge-quality")]
+    | Annotated[Rescore, tyro.conf.subcommand("rescore")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
 )
@@ -98,6 +100,7 @@ def _parse(
     | Import
     | JudgeTournament
     | JudgeQuality
+    | Rescore
     | Plan
     | Scenarios
 ):

@@ -20,13 +20,14 @@ from interp_steer.controls import ControlDirections
 from interp_steer.edit_meter import EditMeter
 from interp_steer.embedders import Embedder
 from interp_steer.errors import ModelError
+from interp_steer.judged_answers import prefilled_answer
 from interp_steer.judges import Answer, Judge, JudgeScore, score_answers
 from interp_steer.memory import is_out_of_memory
 from interp_steer.model import HookedLM
 from interp_steer.probes import ProbeSet
 from interp_steer.prompt_cache import PromptCache
 from interp_steer.row_measures import MadeRows, RowMeter
-from interp_steer.sampling import Generation, GenerationSettings, answer_ids
+from interp_steer.sampling import Generation, GenerationSettings
 from interp_steer.steering import SteeringPlan, SteeringSpec, steer
 from interp_steer.sweep_rows import SWEEP_SCHEMA, Baselines, SweepRow, steering_spec
 
@@ -166,15 +167,17 @@ class PackWorker:
         return score_answers(self.setting.judge, answers)
 
     def _answer(self, row: SweepRow, made: Generation, prefix: tuple[int, ...]) -> Answer:
-        """What the judge reads; decoded as one, or the space between prefix and text is lost."""
-        begun = answer_ids(self.prompts.of(row.scenario, row.cell.side), prefix) if prefix else ()
-        start = self.setting.lm.decode(begun) if begun else ""
-        whole = self.setting.lm.decode((*begun, *made.answer_ids)) if begun else made.text
-        return Answer(
-            scenario=row.scenario,
-            text=whole[len(start) :] if whole.startswith(start) else made.text,
-            stopped=made.stop_reason == "stop_token",
-            prefix=start,
+        stopped = made.stop_reason == "stop_token"
+        if not prefix:
+            return Answer(scenario=row.scenario, text=made.text, stopped=stopped)
+        return prefilled_answer(
+            self.setting.lm,
+            self.prompts.of(row.scenario, row.cell.side),
+            row.scenario,
+            prefix=prefix,
+            token_ids=made.answer_ids,
+            text=made.text,
+            stopped=stopped,
         )
 
 

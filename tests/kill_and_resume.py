@@ -1,10 +1,10 @@
 """Run a stage in child processes that are killed (SIGKILL) at random moments, until one finishes.
 
-    python tests/kill_and_resume.py fit|sweep|suite RUN_PARENT MODEL_DIR SEED
+    python tests/kill_and_resume.py fit|sweep|suite|rescore RUN_PARENT MODEL_DIR SEED
 
 A process of its own, so that the model is imported once and children are forked from a process with
 one thread. Prints one JSON object: how many children were killed, and after each kill the number of
-rows (sweep, suite) or files (fit) that a reader finds.
+rows (sweep, suite), scores (rescore) or files (fit) that a reader finds.
 """
 
 import json
@@ -12,15 +12,19 @@ import os
 import random
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from interp_steer.config import FitConfig
 from interp_steer.fit_stage import fit
 from interp_steer.model import HookedLM
+from interp_steer.rescoring import Filling, rescore_sweep
 from interp_steer.runs import Run
 from interp_steer.study import Study
 from interp_steer.suites.multi_turn import run_multi_turn
@@ -33,7 +37,7 @@ SUITE = {"turns": 2, "limit": 6, "methods": ("sttp", "swfc"), "batch_size": 3}
 FIT = FitConfig(sampling=SAMPLING, responses_per_scenario=2, batch_size=4)
 TOUCHES = {"open", "os.rename", "os.remove"}
 """What is counted: a temporary file opened, put in place, removed; every write does all three."""
-LONGEST_LIFE = {"fit": 6, "sweep": 9, "suite": 9}
+LONGEST_LIFE = {"fit": 6, "sweep": 9, "suite": 9, "rescore": 9}
 """Touches a child lives for at most: well under what the stage needs in all."""
 
 
@@ -43,14 +47,29 @@ def stage(name: str, study: Study) -> None:
         fit(study, FIT)
     elif name == "suite":
         run_multi_turn(subject("multi-turn", study, **SUITE))
+    elif name == "rescore":
+        rescore_sweep(study.run, Filling(judge=WordJudge()), open_study=lambda: study)
     else:
         sweep(study, SWEEP, judge=WordJudge())
+
+
+def forget_scores(run: Run) -> None:
+    """Leave a gap in place of every score of a sweep."""
+    for path in run.shards():
+        table = pq.read_table(path)
+        for name in ("trait", "coherence"):
+            field = table.schema.field(name)
+            gaps = pa.array([float("nan")] * table.num_rows, field.type)
+            table = table.set_column(table.schema.get_field_index(name), field, gaps)
+        pq.write_table(table, path)
 
 
 def progress(name: str, run: Run) -> int:
     """What a reader finds; a damaged shard would raise here."""
     if name == "sweep":
         return read_rows(run).num_rows
+    if name == "rescore":
+        return int(read_rows(run).to_pandas()["trait"].notna().sum())
     if name == "suite":
         rows = Run(run.path / "evaluations" / "multi-turn").read_shards("")
         return 0 if rows is None else rows.num_rows
@@ -105,6 +124,9 @@ def main(name: str, folder: str, model_dir: str, seed: str) -> None:
         fit(study, FIT)
     if name == "suite":
         write_points(study)
+    if name == "rescore":
+        sweep(study, replace(SWEEP, control_draws=1, batch_size=8), judge=WordJudge())
+        forget_scores(study.run)
     rng, found = random.Random(int(seed)), []
     while len(found) < 12 and kill_one(name, study, rng):
         found.append(progress(name, study.run))

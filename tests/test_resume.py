@@ -10,10 +10,11 @@ import pytest
 
 from interp_steer.cells import KEY_COLUMNS
 from interp_steer.fit_stage import read_responses
+from interp_steer.judges import Answer
 from interp_steer.model import HookedLM
 from interp_steer.residuals import load_residuals
 from interp_steer.runs import Run
-from interp_steer.study import Study
+from interp_steer.study import Study, run_scenarios
 from interp_steer.sweep import read_rows
 from interp_steer.sweep_stage import sweep
 from study_cases import SWEEP, WordJudge, tiny_study
@@ -77,3 +78,17 @@ def test_a_killed_fit_ends_with_the_responses_of_one_that_was_not(
     found, expected = (load_residuals(r.residuals_file) for r in (run, whole.run))
     # Batches of 4 rows here, of 64 there: float32 sums in another order.
     assert found.aligned.values.allclose(expected.aligned.values, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_killed_rescoring_fills_every_gap_and_loses_none(tmp_path: Path, tiny_dir: Path) -> None:
+    run, story = killed("rescore", tmp_path, tiny_dir, seed=4)
+    assert story["kills"] >= 3, "the test must kill something"
+    assert story["after_each"] == sorted(story["after_each"]), "scores were lost"
+    rows = read_rows(run).to_pandas()
+    assert rows["trait"].notna().all() and rows["coherence"].notna().all()
+    judge = WordJudge()
+    scenarios = {s.id: s for s in run_scenarios(run)}
+    for row in rows.to_dict("records"):
+        answer = Answer(scenario=scenarios[row["scenario"]], text=row["response"], stopped=True)
+        assert judge.score(answer).trait == row["trait"]

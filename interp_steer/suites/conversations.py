@@ -193,14 +193,30 @@ class Talk:
 
 
 def _answer_of(chat: _Conversation, turn: int, made: Generation) -> Answer:
+    return turn_answer(
+        chat.unit.scenario,
+        chat.users[turn],
+        chat.exchanges[:turn],
+        text=made.text,
+        stopped=made.stop_reason == "stop_token",
+    )
+
+
+def turn_answer(
+    scenario: Scenario,
+    user: UserTurn,
+    before: Sequence[tuple[str, str]],
+    *,
+    text: str,
+    stopped: bool,
+) -> Answer:
     """What the judge reads: the turn as if it were asked alone, what was said before as a note."""
-    scenario, user = chat.unit.scenario, chat.users[turn]
     notes = scenario.notes
-    if turn:
-        said = "\n".join(f"User: {u}\nAssistant: {a}" for u, a in chat.exchanges[:turn])
+    if before:
+        said = "\n".join(f"User: {u}\nAssistant: {a}" for u, a in before)
         notes = "\n\n".join([*([notes] if notes else []), f"Earlier in the conversation:\n{said}"])
     asked = replace(scenario, user=(user.text,), notes=notes, reference=user.reference)
-    return Answer(scenario=asked, text=made.text, stopped=made.stop_reason == "stop_token")
+    return Answer(scenario=asked, text=text, stopped=stopped)
 
 
 def _rows(

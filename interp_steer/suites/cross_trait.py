@@ -43,7 +43,8 @@ def run_cross_trait(subject: Subject) -> tuple[Evaluation, Summary]:
                 "judge": judge_pin(sides[1].judge, sides[1].study.scenarios),
             },
             "max_new_tokens": subject.settings().max_new_tokens,
-        }
+        },
+        other_run=str(sides[1].study.run.path.resolve()),
     )
     units = _units(subject, sides)
     evaluation.complete(
