@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-quick demo-full test test-slow check figures gallery bench lint train clean
+.PHONY: help install demo demo-quick demo-full test test-slow check test-inspect figures gallery bench lint train clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,15 @@ test: $(STAMP) ## the default test suite, under five minutes on two cores
 
 test-slow: $(STAMP) ## the tests that are left to CI
 	@$(PYTEST) -m slow
+
+test-inspect: $(VENV)/inspect/.installed ## the tests of the extra inspect, with Inspect laid over .venv
+	@PYTHONPATH=$(CURDIR)/$(VENV)/inspect OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_inspect.py
+
+# Inspect wants older versions of two packages than requirements.lock has; they shadow those there.
+$(VENV)/inspect/.installed: requirements-inspect.lock $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(VENV)/inspect -r requirements-inspect.lock
+	@touch $@
 
 figures: runs/demo/summary.json ## every figure of the demo's honesty run, with its analyses
 	$(BIN)/interp-steer figures runs/demo/honesty

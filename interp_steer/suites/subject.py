@@ -15,6 +15,7 @@ from interp_steer.judges import Judge
 from interp_steer.model import GenerationSettings
 from interp_steer.named_judges import judge_of
 from interp_steer.probes import ProbeSet
+from interp_steer.runs import Run
 from interp_steer.scenario_clusters import cluster_scenarios
 from interp_steer.scenarios import Scenario
 from interp_steer.splits import balanced_order
@@ -81,12 +82,17 @@ class Subject:
 
 
 def suite_judge(study: Study, config: SuiteConfig) -> Judge:
-    """The judge that the suite was told to use; what it leaves open is that of the run's sweep.
+    """The judge that the suite was told to use; see `run_judge`."""
+    return run_judge(study.run, study.trait, config)
+
+
+def run_judge(run: Run, trait: str, config: SuiteConfig) -> Judge:
+    """The judge that the config names; what it leaves open is that of the run's sweep.
 
     Raises:
         JudgeError: the judge does not know the trait, or its settings cannot be read.
     """
-    swept: dict[str, Any] = study.run.manifest.get("sweep", {}).get("config", {})
+    swept: dict[str, Any] = run.manifest.get("sweep", {}).get("config", {})
     own = config.judge is not None or config.judge_config is not None
     path = config.judge_config if own else swept.get("judge_config")
     settings = SweepConfig(
@@ -94,7 +100,7 @@ def suite_judge(study: Study, config: SuiteConfig) -> Judge:
         judge_config=None if path is None else Path(path),
         trait_description=config.trait_description or swept.get("trait_description"),
     )
-    return judge_of(settings, study.trait)
+    return judge_of(settings, trait)
 
 
 def clusters_of(scenarios: Sequence[Scenario]) -> dict[str, str]:
