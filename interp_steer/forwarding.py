@@ -13,6 +13,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +26,7 @@ from interp_steer.bare_components import bare_components
 from interp_steer.errors import ModelError
 from interp_steer.names import resid_post
 from interp_steer.prefix_sharing import PrefixSharing
+from interp_steer.resid_taps import ResidTap, remove_handle
 from interp_steer.tokens import PaddedBatch, ResidHook, TokenChunk
 from interp_steer.widening import WideningBatch
 
@@ -55,18 +57,35 @@ class PrefixSharingHook(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Attached:
+    """One hook at one layer."""
+
+    layer: int
+    """Zero-based."""
+    hook: ResidHook
+    """As it was given."""
+    call: Callable[..., Tensor | None]
+    """What the model calls."""
+    handle: Any
+    """How the bridge knows it."""
+
+
 class ChunkRunner:
     """Runs chunks of tokens through a bridge and hands each chunk to the attached hooks."""
 
-    def __init__(self, bridge: Any) -> None:
+    def __init__(self, bridge: Any, *, reference: bool = False) -> None:
         self.bridge = bridge
+        self.is_reference = reference
+        """Whether everything runs through the bridge's own components, slowly."""
         self.model: nn.Module = bridge.original_model
         self.n_layers = int(bridge.cfg.n_layers)
         self.hook_points = find_resid_hook_points(bridge, self.n_layers)
         self._forward_options = forward_options(self.model)
         self._chunk: TokenChunk | None = None
         self._widening: WideningBatch | None = None
-        self._attached: list[tuple[int, ResidHook]] = []
+        self._attached: list[_Attached] = []
+        self._bare: dict[int, nn.Module] = {}
 
     @property
     def takes_positions(self) -> bool:
@@ -108,7 +127,7 @@ class ChunkRunner:
         return self._first_layers(looked_at, n_rows)
 
     def _sharing_hooks(self) -> Iterator[tuple[int, PrefixSharingHook]]:
-        for layer, hook in self._attached:
+        for layer, hook in ((one.layer, one.hook) for one in self._attached):
             if not isinstance(hook, PrefixSharingHook):
                 raise ModelError(
                     "share_prefixes needs hooks that say which rows they look at, those of a "
@@ -136,7 +155,7 @@ class ChunkRunner:
     @contextmanager
     def widening(self, sharing: PrefixSharing) -> Iterator[None]:
         """Context in which `run` takes chunks of all rows and runs what they share once."""
-        batch = WideningBatch(sharing, blocks=list(self.bridge.blocks), points=self.hook_points)
+        batch = WideningBatch(sharing, taps=self._taps())
         with batch.attached():
             self._widening = batch
             try:
@@ -165,21 +184,31 @@ class ChunkRunner:
                 f"layer must be 0..{self.n_layers - 1} (zero-based) for this model, got {layer}"
             )
 
+    def _taps(self) -> list[ResidTap]:
+        """Where each block is called in the forward pass to come."""
+        return [
+            ResidTap(
+                block=self._bare[layer] if layer in self._bare else self.bridge.blocks[layer],
+                point=point,
+                is_bare=layer in self._bare,
+            )
+            for layer, point in enumerate(self.hook_points)
+        ]
+
     @contextmanager
     def _attached_one(self, layer: int, hook: ResidHook) -> Iterator[None]:
         point = self.hook_points[layer]
-        point.add_hook(self._bridge_hook(layer, hook))
-        handle = point.fwd_hooks[-1]
-        self._attached.append((layer, hook))
+        call = self._bridge_hook(layer, hook)
+        point.add_hook(call)
+        attached = _Attached(layer=layer, hook=hook, call=call, handle=point.fwd_hooks[-1])
+        self._attached.append(attached)
         try:
             yield
         finally:
-            # By identity, both: one hook may serve several layers, and the caller may have added
-            # or removed hooks of their own meanwhile.
-            place = next(i for i, (_, other) in enumerate(self._attached) if other is hook)
-            del self._attached[place]
-            handle.hook.remove()
-            point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
+            # By identity: one hook may serve several layers, and the caller may have added or
+            # removed hooks of their own meanwhile.
+            self._attached.remove(attached)
+            remove_handle(point, attached.handle)
 
     def _bridge_hook(self, layer: int, resid_hook: ResidHook) -> Callable[..., Tensor | None]:
         def call(resid: Tensor, **_hook_point: Any) -> Tensor | None:
@@ -255,8 +284,19 @@ class ChunkRunner:
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """Context for one or many `run` calls: no gradients, idle components bypassed."""
-        with torch.no_grad(), bare_components(self.bridge):
+        """Context for one or many `run` calls: no gradients, idle components bypassed.
+
+        Hooks are attached before it.
+        """
+        with torch.no_grad(), ExitStack() as stack:
+            if not self.is_reference:
+                ours = [one.handle for one in self._attached]
+                self._bare = stack.enter_context(bare_components(self.bridge, ours=ours))
+                stack.callback(setattr, self, "_bare", {})
+            taps = self._taps()
+            for one in self._attached:
+                if taps[one.layer].is_bare:
+                    stack.callback(taps[one.layer].add(one.call))
             yield
 
     def new_cache(self) -> Any:

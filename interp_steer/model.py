@@ -72,6 +72,7 @@ class HookedLM:
         model_id: str | None = None,
         revision: str | None = None,
         chat: ChatOptions | None = None,
+        reference: bool = False,
     ) -> None:
         """Wrap a `TransformerBridge`.
 
@@ -80,6 +81,8 @@ class HookedLM:
             model_id: name recorded in artifacts; the bridge's own by default.
             revision: commit of the hub that it was loaded from.
             chat: what the chat template is told.
+            reference: run everything through the bridge's own components, eager attention and all,
+                instead of Hugging Face's modules underneath. Slower; equal up to rounding.
 
         Raises:
             ModelError: no residual hooks, or the bridge is in training mode (dropout).
@@ -98,7 +101,7 @@ class HookedLM:
         self.model_id = model_id or str(bridge.cfg.model_name)
         self.revision = revision
         self.chat = chat or ChatOptions()
-        self._runner = ChunkRunner(bridge)
+        self._runner = ChunkRunner(bridge, reference=reference)
         self._told = False
 
     @classmethod
@@ -114,6 +117,7 @@ class HookedLM:
         hf_model: Any | None = None,
         tokenizer: Any | None = None,
         chat: ChatOptions | None = None,
+        reference: bool = False,
     ) -> "HookedLM":
         """Load a local Hugging Face directory or a model of the hub.
 
@@ -128,6 +132,7 @@ class HookedLM:
                 device, dtype and device map are then its own.
             tokenizer: instead of the one that lies with the model.
             chat: what the chat template is told (`ChatOptions`).
+            reference: run everything through the bridge's own components, as a check; slower.
 
         Raises:
             ModelError: the model cannot be loaded; the message says why and what to do.
@@ -136,7 +141,13 @@ class HookedLM:
         loaded = load_bridge(
             name_or_path, placement, revision=revision, hf_model=hf_model, tokenizer=tokenizer
         )
-        return cls(loaded.bridge, model_id=loaded.model_id, revision=loaded.revision, chat=chat)
+        return cls(
+            loaded.bridge,
+            model_id=loaded.model_id,
+            revision=loaded.revision,
+            chat=chat,
+            reference=reference,
+        )
 
     @property
     def n_layers(self) -> int:

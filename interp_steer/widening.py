@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_steer.prefix_sharing import PrefixSharing
+from interp_steer.resid_taps import ResidTap
 from interp_steer.tokens import TokenChunk
 
 
@@ -25,16 +26,12 @@ class WideningBatch:
 
     Args:
         sharing: who shares what; it may change between forward calls.
-        blocks: the modules of all blocks, called by the model one after another.
-        points: their hook points behind them.
+        taps: every block, as it will be called.
     """
 
-    def __init__(
-        self, sharing: PrefixSharing, *, blocks: Sequence[nn.Module], points: Sequence[Any]
-    ) -> None:
+    def __init__(self, sharing: PrefixSharing, *, taps: Sequence[ResidTap]) -> None:
         self.sharing = sharing
-        self._blocks = blocks
-        self._points = points
+        self._taps = taps
         self._chunk: TokenChunk | None = None
         self._chunks: dict[int, TokenChunk] = {}
         self._indices: dict[tuple[str, int], Tensor] = {}
@@ -46,11 +43,10 @@ class WideningBatch:
         """Widen the batch in every forward call of the block; ahead of all hooks of a layer."""
         with ExitStack() as stack:
             for stage in range(1, len(self.sharing.stages)):
-                point = self._points[self.sharing.stages[stage].first_block - 1]
-                point.add_hook(self._widen_resid(stage), prepend=True)
-                stack.callback(_remove, point, point.fwd_hooks[0])
+                tap = self._taps[self.sharing.stages[stage].first_block - 1]
+                stack.callback(tap.add(self._widen_resid(stage), first=True))
                 for block in self.sharing.blocks(stage):
-                    handle = self._blocks[block].register_forward_pre_hook(
+                    handle = self._taps[block].block.register_forward_pre_hook(
                         self._widen_inputs(stage), with_kwargs=True
                     )
                     stack.callback(handle.remove)
@@ -161,8 +157,3 @@ class WideningBatch:
 
 def _is_identity(source: np.ndarray, n_before: int) -> bool:
     return len(source) == n_before and bool((source == np.arange(n_before)).all())
-
-
-def _remove(point: Any, handle: Any) -> None:
-    handle.hook.remove()
-    point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]

@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from conftest import Pair, attached_hooks, save_tiny
 from interp_steer.errors import ModelError
-from interp_steer.model import HookedLM
+from interp_steer.model import GenerationSettings, HookedLM
 from interp_steer.tokens import ResidHook, Segment, TokenChunk, TokenizedPrompt
 from reference import plain_forward, random_sequences
 
@@ -19,8 +19,9 @@ LENGTHS = (40, 3, 23, 1, 39)
 # these models. A position off by one, a window off by one or an unmasked padding token moves them
 # by more than 1e-2.
 NOISE = 2e-5
-# bfloat16 keeps 8 bits (2^-8 = 0.4 % a rounding); three blocks of a dozen roundings each.
-NOISE_BF16 = 0.05
+# bfloat16 keeps 8 bits (2^-8 = 0.4 % a rounding); three blocks of a dozen roundings each. Measured
+# 0.062 in plain Hugging Face with eager attention, 0.040 with fused, 0.059 here.
+NOISE_BF16 = 0.08
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -228,6 +229,53 @@ def test_hooks_must_return_the_shape_and_dtype_they_got(
     hooks = {0: lambda resid, _chunk: wrong(resid)}
     with pytest.raises(ModelError, match="shape and dtype"), tiny_lm.hooks(hooks):
         tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (5,)))
+
+
+def modules_in_use(lm: HookedLM) -> set[str]:
+    """Classes of the modules that a forward pass calls, and the attention that it uses."""
+    seen: set[str] = set()
+
+    def look(_resid: Tensor, _chunk: TokenChunk) -> None:
+        model = lm.bridge.original_model
+        seen.update(type(module).__name__ for module in model.modules())
+        seen.add(model.config._attn_implementation)
+
+    with lm.hooks({0: look}):
+        lm.forward(random_sequences(lm.d_vocab, (5,)))
+    return seen
+
+
+def test_what_nobody_listens_to_is_hugging_faces_own_and_fused(tiny_lm: HookedLM) -> None:
+    """Also after Hugging Face has put hooks of its own on its modules, at the first call."""
+    tiny_lm.bridge(torch.tensor([[1, 8, 9]]))
+    for _ in range(2):
+        used = modules_in_use(tiny_lm)
+        assert used >= {"MistralDecoderLayer", "MistralAttention", "sdpa"}
+        assert not {name for name in used if "Bridge" in name}
+    assert tiny_lm.bridge.original_model.config._attn_implementation == "eager"
+    pattern = tiny_lm.bridge.blocks[1].attn.hook_pattern
+    pattern.add_hook(lambda *_args, **_options: None)
+    try:
+        observed = modules_in_use(tiny_lm)
+    finally:
+        pattern.remove_hooks()
+    assert {"BlockBridge", "eager"} <= observed
+    reference = HookedLM(tiny_lm.bridge, reference=True)
+    assert "MistralAttention" in (used := modules_in_use(reference))
+    assert {"BlockBridge", "PositionEmbeddingsAttentionBridge", "eager"} <= used
+
+
+def test_the_reference_says_the_same(tiny_lm: HookedLM) -> None:
+    """Steered, sampled, on the cache: equal tokens, and log-probabilities up to rounding."""
+    prompts = random_sequences(tiny_lm.d_vocab, (30, 4, 17))
+    settings = GenerationSettings(max_new_tokens=20, temperature=0.8)
+    made = []
+    for lm in (tiny_lm, HookedLM(tiny_lm.bridge, reference=True)):
+        with lm.hooks({1: lambda resid, _chunk: resid + 0.3}):
+            made.append(lm.generate(prompts, settings, sample_keys=list("abc")))
+    assert [one.token_ids for one in made[0]] == [one.token_ids for one in made[1]]
+    for one, other in zip(*made, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=2e-4)
 
 
 def test_bypassing_bridge_components_changes_nothing_but_noise(tiny_lm: HookedLM) -> None:
