@@ -61,13 +61,6 @@ def plain(tiny_dir: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(tiny_dir).eval()
 
 
-@pytest.mark.parametrize(("form", "name"), PAIRS)
-def test_what_is_imported_steers_alike(
-    tiny_lm: HookedLM, tmp_path: Path, form: str, name: str
-) -> None:
-    check_round_trip(tiny_lm, tmp_path, form, name)
-
-
 @pytest.mark.parametrize("form", CARRIED)
 def test_what_is_imported_steers_the_bundled_model_alike(
     organism_lm: HookedLM, tmp_path: Path, form: str

@@ -1,6 +1,6 @@
 """Files from elsewhere, damaged or hostile: a clear refusal or a correct read, never for long.
 
-EXCHANGE_FUZZ=2000 searches that many files a test instead of a dozen.
+EXCHANGE_FUZZ=2000 searches that many files a test instead of eight.
 """
 
 import json
@@ -26,7 +26,7 @@ from interp_steer.specs import SteeringSpec
 from steering_cases import make_probes
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("EXCHANGE_FUZZ", "12")),
+    max_examples=int(os.environ.get("EXCHANGE_FUZZ", "8")),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 FORMS = ("gguf", "svec", "lm-eval", "assistant-axis", "vllm")

@@ -42,6 +42,7 @@ def tokens(seed: int, n: int = 23) -> torch.Tensor:
     return 4 * normals(seed + 1, n, D_MODEL)
 
 
+@settings(max_examples=20)
 @given(methods, directions, strengths, seeds, st.sampled_from([None, 0.5, 40.0]))
 def test_it_does_bit_for_bit_what_the_hook_of_this_library_does(
     method: str, direction: str, alpha: float, seed: int, cap: float | None
