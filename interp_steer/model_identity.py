@@ -5,7 +5,8 @@ hashes mean equal weights, tokenizer and template; they do not mean equal arithm
 """
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ def model_identity(
 ) -> dict[str, Any]:
     """Return the identity as plain values.
 
-    Keys: model (its name), weights, tokenizer and chat_template (SHA-256, null where there is
-    none), dtype; and where they say something: revision (commit of the hub), quantization (method),
-    chat (what the template was told, and where it puts a system prompt).
+    Keys: model (its name), weights, config, tokenizer and chat_template (SHA-256, null where there
+    is none), dtype; and where they say something: revision (commit of the hub), quantization
+    (method), chat (what the template was told, and where it puts a system prompt).
 
     Args:
         model: the Hugging Face module.
@@ -49,6 +50,7 @@ def model_identity(
     return {
         "model": name,
         "weights": weights,
+        "config": config_hash(model.config),
         "dtype": str(dtype).removeprefix("torch."),
         "tokenizer": None if backend is None else _sha256([backend.to_str().encode()]),
         "chat_template": None if template is None else _sha256([str(template).encode()]),
@@ -59,6 +61,59 @@ def model_identity(
 def weight_hash(model: nn.Module) -> str:
     """Hash over names, shapes, dtypes and bits of all parameters, in the order of names."""
     return _sha256(_weight_bytes(model))
+
+
+def config_hash(config: Any) -> str:
+    """Hash over what a Hugging Face config says of the architecture: two may share all weights.
+
+    A window of attention, the base of rotary positions, a softcap: none of them is a weight. Left
+    out is what does not change a logit (`VOLATILE`, token ids), or what other keys of the identity
+    say; and whatever is off or unset, so that a later version's new switch, off by default, is no
+    other model.
+    """
+    text = json.dumps(_architecture(config.to_dict()), sort_keys=True, default=str)
+    return _sha256([text.encode()])
+
+
+VOLATILE = frozenset(
+    (
+        "architectures",
+        "attn_implementation",
+        "auto_map",
+        "chunk_size_feed_forward",
+        "dtype",
+        "gradient_checkpointing",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "name_or_path",
+        "output_attentions",
+        "output_hidden_states",
+        "problem_type",
+        "quantization_config",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    )
+)
+"""Keys of a config that say nothing of the architecture: where it came from, in which precision,
+with which weights training began, and what a call returns."""
+
+
+def _architecture(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that change what a model in evaluation mode computes, nested configs too."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        is_volatile = (
+            name in VOLATILE
+            or name.startswith("_")
+            or name.endswith(("_token_id", "_dropout", "_pdrop", "dropout_rate"))
+        )
+        if is_volatile or value is None or value is False:
+            continue
+        found[name] = _architecture(value) if isinstance(value, Mapping) else value
+    return found
 
 
 def _quantization(model: nn.Module) -> str | None:

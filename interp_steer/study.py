@@ -6,6 +6,7 @@ another machine's arithmetic is.
 """
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +23,10 @@ from interp_steer.scenarios import Scenario, load_scenarios, scenario_hash
 
 PACKAGES = ("interp-steer", "torch", "transformers", "transformer-lens", "numpy", "scikit-learn")
 """Packages whose versions a manifest records."""
+
+
+LATER_PINS = ("config",)
+"""Pins that the first runs lack; one that has them is held to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +152,14 @@ def reopen_study(
         scenarios=run_scenarios(run),
         sampling=SamplingConfig(**manifest["pins"]["generation"]),
     )
-    run.check_pins(study.pins)
+    run.check_pins(_known_pins(run, study.pins))
     return study
+
+
+def _known_pins(run: Run, pins: Mapping[str, object]) -> dict[str, object]:
+    """Without those that runs of earlier versions do not have, where this one does not."""
+    known = run.manifest["pins"]
+    return {name: v for name, v in pins.items() if name in known or name not in LATER_PINS}
 
 
 def run_scenarios(run: Run) -> tuple[Scenario, ...]:

@@ -1,7 +1,7 @@
 """The two runs that cross-trait compares: one model, two traits, guards and judge of each.
 
-Both are opened on the model of the run that is evaluated, after their hashes of the weights were
-compared: a direction of one model means nothing in another.
+Both are opened on the model of the run that is evaluated, after their hashes of weights and
+config were compared: a direction of one model means nothing in another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,12 +91,14 @@ def _directions(subject: Subject, study: Study) -> ControlDirections | None:
 
 def _refuse_another_model(run: Run, other: Run) -> None:
     """Compare by the hash of the weights, before the other run is opened on this run's model."""
-    own, its = (one.manifest["pins"].get("weights") for one in (run, other))
-    if own != its:
-        raise EvaluationError(
-            f"cross-trait needs two runs of one model: {run.path} has weights {own!s:.12}, "
-            f"{other.path} has {its!s:.12}; directions of one model mean nothing in another"
-        )
+    pins = [one.manifest["pins"] for one in (run, other)]
+    for name in ("weights", "config"):
+        own, its = (one.get(name) for one in pins)
+        if own != its and not (name == "config" and None in (own, its)):  # an earlier version's run
+            raise EvaluationError(
+                f"cross-trait needs two runs of one model: {run.path} has {name} {own!s:.12}, "
+                f"{other.path} has {its!s:.12}; directions of one model mean nothing in another"
+            )
 
 
 def _points(run: Run, chosen: Configurations, methods: Sequence[str]) -> dict[str, Cell]:
