@@ -105,11 +105,6 @@ class TestFiles:
         with pytest.raises(EvaluationError, match="lacks proposition, ground_truth"):
             read_foreign(file, source="mask", trait="honesty")
 
-    @pytest.mark.parametrize("source", ["among-us", "auditbench"])
-    def test_formats_that_were_not_verified_are_not_pretended(self, source: str) -> None:
-        with pytest.raises(EvaluationError, match=f"no adapter for {source}"):
-            read_foreign(Path("x"), source=source, trait="honesty")
-
 
 class TestJudgesOfQuality:
     @pytest.mark.parametrize(
