@@ -49,13 +49,24 @@ class Goal:
 
     text: str
     """As the table shows it, e.g. ">= 2.5x"."""
-    least: float
+    least: float = 0.0
     """Least median ratio."""
+    most: float = math.inf
+    """Largest median ratio."""
+
+    def holds(self, median: float) -> bool:
+        """Whether a median ratio reaches it."""
+        return self.least <= median <= self.most
 
 
 def at_least(ratio: float) -> Goal:
     """The goal of being `ratio` times faster, or smaller."""
     return Goal(text=f">= {ratio:g}x", least=ratio)
+
+
+def at_most(ratio: float) -> Goal:
+    """The goal of an overhead: at most `ratio` times the limit's time, or size."""
+    return Goal(text=f"<= {ratio:g}x", most=ratio)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +78,8 @@ class Ratio:
     case: str
     """On what."""
     ratio: float
-    """Median of the paired ratios; above 1 this library is faster or smaller."""
+    """Median of the paired ratios. Of a peer above 1 where this library is faster or smaller; an
+    overhead is this library's time, or size, over the limit's."""
     interval: tuple[float, float]
     """95 % bootstrap interval of that median."""
     goal: str | None
@@ -96,7 +108,7 @@ def measured(
         ratio=paired.median,
         interval=paired.interval,
         goal=None if goal is None else goal.text,
-        holds=None if goal is None else paired.median >= goal.least,
+        holds=None if goal is None else goal.holds(paired.median),
         runs=paired.runs,
         device=device_name(device),
         versions=versions(),

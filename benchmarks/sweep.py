@@ -19,13 +19,13 @@ Command: python -m benchmarks sweep [--device cuda] [--quick]. Takes about ten m
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from benchmarks.generation import unstopped
 from benchmarks.ratios import (
     BenchmarkError,
     Goal,
@@ -39,7 +39,6 @@ from benchmarks.ratios import (
 from benchmarks.workloads import Workload, bundled, random_100m
 from interp_steer.cells import Cell
 from interp_steer.judges import Answer, JudgeScore
-from interp_steer.model import HookedLM
 from interp_steer.runs import Run
 from interp_steer.sampling import GenerationSettings
 from interp_steer.scenarios import Scenario
@@ -93,7 +92,7 @@ class Contest:
         )
         folder = Path(tempfile.mkdtemp())
         try:
-            with _stopping(self.work.study.lm, self.stops):
+            with nullcontext() if self.stops else unstopped(self.work.study.lm):
                 block = Block(cells=self.work.cells, scenarios=self.work.scenarios)
                 run_cells(Run.create(folder), [block], setting=setting)
             rows = read_rows(Run(folder)).to_pylist()
@@ -125,17 +124,6 @@ class Contest:
         with self.work.plain.steered(cell, self.work.probes.probe(layer)):
             made = self.work.plain.generate(prompts, self.settings, stops=self.stops)
         return {(cell, s.id): ids for s, ids in zip(scenarios, made, strict=True)}
-
-
-@contextmanager
-def _stopping(lm: HookedLM, stops: bool) -> Iterator[None]:
-    """Within the block no token ends a response, unless `stops`."""
-    before = lm.stop_ids
-    lm.stop_ids = before if stops else frozenset()  # a cached property: the instance has its own
-    try:
-        yield
-    finally:
-        lm.stop_ids = before
 
 
 def measure(options: Options) -> list[Ratio]:

@@ -93,9 +93,12 @@ class ChunkRunner:
         return "position_ids" in self._forward_options
 
     @property
-    def has_hooks(self) -> bool:
-        """True inside `attached`, when at least one hook is on."""
-        return bool(self._attached)
+    def reads_last_token(self) -> bool:
+        """True inside `attached`, when a hook wants tokens whose logits nobody needs.
+
+        A hook that only edits may say so by an attribute `edits_only = True`.
+        """
+        return not all(getattr(one.hook, "edits_only", False) for one in self._attached)
 
     @contextmanager
     def sharing_prompts(self, n_rows: int) -> Iterator[Int[np.ndarray, "row"]]:

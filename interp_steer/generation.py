@@ -100,8 +100,8 @@ def sample_responses(
     """Sample one response per prompt, in the order of `prompts`.
 
     Hooks attached to `runner` see the prompt (in chunks of `settings.prefill_chunk`), then every
-    sampled token once: with hooks on, the last token before a length limit too, whose logits
-    nobody needs, because its residual counts (pooling, traces). A stop token is never run.
+    sampled token once: the last token before a length limit too, whose logits nobody needs, because
+    its residual counts (pooling, traces), unless every hook only edits. A stop token is never run.
 
     With `share_prefixes`, rows with equal tokens run as one up to the first hook that looks at them
     (`prefix_sharing`); hooks meet each row that they look at, and one of those that still share.
@@ -135,7 +135,7 @@ def sample_responses(
                 record.stopped_after = step + 1
                 limit = limit.clamp(max=step + 1)
             is_last = step + 1 >= limit[rows.rows]
-            rows.close(is_stop if runner.has_hooks else is_stop | is_last)
+            rows.close(is_stop if runner.reads_last_token else is_stop | is_last)
             if not rows.compact():
                 break
             chosen, is_last = rows.carry(chosen), rows.carry(is_last)

@@ -215,6 +215,11 @@ class LayerHook:
         self._stacked = RowConstants.stack(compiled.slots, compiled.v_hat)
         self._v_hat = compiled.v_hat
 
+    @property
+    def edits_only(self) -> bool:
+        """Whether a token whose logits nobody needs may be left out (`ChunkRunner`)."""
+        return self._recorder is None
+
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], chunk: TokenChunk
     ) -> Float[Tensor, "batch pos d_model"] | None:

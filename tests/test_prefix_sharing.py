@@ -12,6 +12,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
+from interp_steer.edit_meter import EditMeter
 from interp_steer.model import GenerationSettings, HookedLM
 from interp_steer.prefix_sharing import PrefixSharing, RowMove
 from interp_steer.specs import SteeringSpec
@@ -195,6 +196,22 @@ def test_hooks_meet_each_row_that_they_look_at_once(tiny_lm: HookedLM) -> None:
         tiny_lm.generate([prompt] * 6, GREEDY, sample_keys="abcdef", share_prefixes=True)
     assert below.met == [[1, 3]] * 9
     assert above.met == [[0, 1, 4]] * 8
+
+
+def test_the_last_token_is_run_where_somebody_reads_it(tiny_lm: HookedLM) -> None:
+    """Its logits serve nobody: steering alone leaves it out, a recorder gets it."""
+    (prompt,) = random_sequences(tiny_lm.d_vocab, (9,))
+    spec = SteeringSpec(method="swfc", layer=1, alpha=2.0)
+    n_calls = []
+    for recorder in (None, EditMeter()):
+        with (
+            steer(tiny_lm, plan_of(tiny_lm, spec), recorder=recorder),
+            batches_of_blocks(tiny_lm) as met,
+        ):
+            made = tiny_lm.generate([prompt], GREEDY, sample_keys="a")
+        assert made[0].stop_reason == "length"
+        n_calls.append(len(met[0]))
+    assert n_calls == [GREEDY.max_new_tokens, GREEDY.max_new_tokens + 1]
 
 
 def test_a_model_whose_blocks_cannot_be_shared_shares_the_prompt(

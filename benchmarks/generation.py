@@ -1,0 +1,175 @@
+"""What generation costs here over the same model with nothing around it.
+
+- `generate_vs_hf`: time of an unsteered `generate` over Hugging Face's own, with its fused
+  attention, on the same weights and prompts, at batch 1, 16 and 128.
+- `steer_overhead`: time of a steered `generate` over the same loop unhooked: SwFC, StTP and StMP at
+  the middle layer, on every token.
+- `steer_traces_overhead`: likewise with every token's trace recorded (the table is made afterwards
+  and not timed: it is written once a run, not once a token).
+
+All make exactly `max_new_tokens` tokens a row (no token stops a response), which is checked before
+any time is taken. Ours and Hugging Face's must then agree in greedy tokens; the random numbers that
+they sample with differ.
+
+Command: python -m benchmarks generation [--device cuda] [--quick]. Takes about eight minutes on two
+idle cores.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.ratios import (
+    BenchmarkError,
+    Goal,
+    Options,
+    Ratio,
+    at_most,
+    interleaved,
+    measured,
+    paired_ratio,
+)
+from benchmarks.workloads import Workload, bundled, random_100m
+from interp_steer.model import HookedLM
+from interp_steer.sampling import GenerationSettings
+from interp_steer.specs import Method, SteeringSpec
+from interp_steer.steering import steer
+from interp_steer.traces import TraceRecorder
+
+BATCHES = (1, 16, 128)
+"""Rows generated together."""
+METHODS: tuple[tuple[Method, float], ...] = (("swfc", 2.0), ("sttp", 12.0), ("stmp", 1.0))
+"""Methods with their coefficients."""
+LEAST_AGREEMENT = 0.95
+"""Share of greedy tokens in which ours and Hugging Face's must agree; rounding may flip a tie,
+after which the rest of a row differs."""
+GENERATE, STEER, TRACE = at_most(1.05), at_most(1.02), at_most(1.05)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The same rows for every contestant."""
+
+    work: Workload
+    """Model and probes."""
+    n_rows: int
+    """Rows generated together."""
+    settings: GenerationSettings
+    """Sampling."""
+
+    def ours(
+        self, method: Method | None = None, alpha: float = 0.0, *, traced: bool = False
+    ) -> float:
+        """Generate with this library; return the tokens made."""
+        return float(sum(map(len, self.tokens(method, alpha, traced=traced))))
+
+    def tokens(
+        self, method: Method | None = None, alpha: float = 0.0, *, traced: bool = False
+    ) -> list[tuple[int, ...]]:
+        """Response tokens of every row, as this library makes them."""
+        lm, probes = self.work.study.lm, self.work.probes
+        steering = nullcontext()
+        if method is not None:
+            spec = SteeringSpec(method=method, layer=lm.n_layers // 2, alpha=alpha, scope="all")
+            steering = steer(lm, spec, probes, recorder=TraceRecorder() if traced else None)
+        prompts = [lm.tokenize(s.prompt("malicious")) for s in self._scenarios()]
+        keys = [str(row) for row in range(self.n_rows)]
+        with unstopped(lm), steering:
+            made = lm.generate(prompts, self.settings, sample_keys=keys)
+        return [one.token_ids for one in made]
+
+    def plain(self) -> float:
+        """Generate with Hugging Face; return the tokens made."""
+        return float(sum(map(len, self.plain_tokens())))
+
+    def plain_tokens(self) -> list[tuple[int, ...]]:
+        """Response tokens of every row, as Hugging Face makes them."""
+        prompts = self.work.prompts(self._scenarios())
+        made = self.work.plain.generate(prompts, self.settings, stops=False)
+        return [tuple(one) for one in made]
+
+    def _scenarios(self) -> list:
+        every = self.work.scenarios
+        return [every[row % len(every)] for row in range(self.n_rows)]
+
+
+@contextmanager
+def unstopped(lm: HookedLM) -> Iterator[None]:
+    """Within the block no token ends a response."""
+    before = lm.stop_ids
+    lm.stop_ids = frozenset()  # a cached property: the instance has its own
+    try:
+        yield
+    finally:
+        lm.stop_ids = before
+
+
+def measure(options: Options) -> list[Ratio]:
+    """Every ratio of this script.
+
+    Raises:
+        BenchmarkError: the contestants did not do the same work; nothing is timed then.
+    """
+    found: list[Ratio] = []
+    for build, n_tokens in ((bundled, 48), (random_100m, 16)):
+        with tempfile.TemporaryDirectory() as folder:
+            work = build(Path(folder), options)
+            settings = replace(work.study.settings, max_new_tokens=6 if options.quick else n_tokens)
+            for n_rows in BATCHES[:2] if options.quick else BATCHES:
+                found += _overheads(Batch(work=work, n_rows=n_rows, settings=settings), options)
+    return found
+
+
+def _overheads(batch: Batch, options: Options) -> list[Ratio]:
+    check_same_tokens(batch)
+    contestants: dict[str, Callable[[], float]] = {"plain": batch.plain, "ours": batch.ours}
+    for method, alpha in METHODS:
+        for traced in (False, True):
+            contestants[f"{method} {traced}"] = lambda m=method, a=alpha, t=traced: batch.ours(
+                m, a, traced=t
+            )
+    wanted = batch.n_rows * batch.settings.max_new_tokens
+    for name, contestant in contestants.items():  # also warms every path up
+        if (made := contestant()) != wanted:
+            raise BenchmarkError(f"{name} was to make {wanted} tokens and made {made:.0f}")
+    rates = interleaved(contestants, runs=options.runs, device=options.device)
+    case = f"{batch.work.name}, batch {batch.n_rows}, {batch.settings.max_new_tokens} tokens"
+
+    def overhead(claim: str, of: str, limit: str, goal: Goal, note: str = "") -> Ratio:
+        return measured(
+            claim,
+            case + note,
+            paired_ratio(rates[limit], rates[of]),
+            device=options.device,
+            goal=None if options.quick else goal,
+        )
+
+    found = [overhead("generate_vs_hf", "ours", "plain", GENERATE)]
+    for method, _ in METHODS:
+        found.append(overhead("steer_overhead", f"{method} False", "ours", STEER, f", {method}"))
+        traced = overhead("steer_traces_overhead", f"{method} True", "ours", TRACE, f", {method}")
+        found.append(traced)
+    return found
+
+
+def check_same_tokens(batch: Batch) -> float:
+    """Refuse to compare unless greedy tokens agree.
+
+    Returns:
+        Share of tokens that agree.
+
+    Raises:
+        BenchmarkError: they do not.
+    """
+    greedy = replace(batch, settings=replace(batch.settings, temperature=0.0))
+    pairs = zip(greedy.tokens(), greedy.plain_tokens(), strict=True)
+    agree = [a == b for ours, plain in pairs for a, b in zip(ours, plain, strict=True)]
+    share = sum(agree) / len(agree)
+    if share < LEAST_AGREEMENT:
+        raise BenchmarkError(
+            f"greedy tokens of {batch.work.name} agree with Hugging Face's in {share:.1%}, "
+            f"expected at least {LEAST_AGREEMENT:.0%}"
+        )
+    return share
