@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from interp_steer.command_options import Common, UsageError
-from interp_steer.exchange.choices import ReadOptions, SpecChoice
+from interp_steer.exchange.choices import ReadOptions, SpecChoice, WriteOptions
 
 if TYPE_CHECKING:
     from interp_steer.exchange.carried import ModelFacts, Outgoing
@@ -26,13 +26,13 @@ class Export:
     out: Path
     """File to write; for `steering` a folder."""
     format: Literal["steering", "gguf", "svec", "lm-eval", "assistant-axis", "vllm"] = "steering"
-    """steering: this library's own. gguf: repeng, llama.cpp. svec: activation-steering."""
+    """steering: this library's own. gguf: repeng, llama.cpp. What each carries: docs/exchange.md."""
     choice: SpecChoice = field(default_factory=SpecChoice)
     """The intervention."""
     model_type: str | None = None
     """Hugging Face's model type, where the model's directory does not say it."""
-    hookpoint: str | None = None
-    """lm-eval: name of a block below the base model, like layers.{layer}; by model type."""
+    options: WriteOptions = field(default_factory=WriteOptions)
+    """What the format leaves open."""
     common: Common = field(default_factory=Common)
     """Options of every command."""
 
@@ -41,7 +41,7 @@ class Export:
         from interp_steer.exchange.formats import FORMATS, export_steering
 
         outgoing = self._outgoing()
-        paths = export_steering(self.out, self.format, outgoing, hookpoint=self.hookpoint)
+        paths = export_steering(self.out, self.format, outgoing, options=self.options)
         spec = outgoing.spec
         lines = [
             f"{spec.method} alpha {spec.alpha:g}, layers {', '.join(map(str, spec.layers))}, "

@@ -29,7 +29,7 @@ from exchange_cases import (
 )
 from interp_steer.errors import SteeringError
 from interp_steer.exchange.carried import ModelFacts, Outgoing
-from interp_steer.exchange.choices import ReadOptions
+from interp_steer.exchange.choices import ReadOptions, WriteOptions
 from interp_steer.exchange.formats import (
     FORMATS,
     export_steering,
@@ -184,6 +184,23 @@ def test_layers_that_a_tool_cannot_steer_are_refused(tiny_lm: HookedLM, tmp_path
         outgoing(tiny_lm, "sttp", edit_direction=control)
 
 
+def test_svec_for_aisteer360_is_at_the_output(
+    tiny_lm: HookedLM, plain: PreTrainedModel, tmp_path: Path
+) -> None:
+    """Its CAA adds [1, d_model] to what leaves block L; the last block too."""
+    sent, path = outgoing(tiny_lm, "swfc"), tmp_path / "x.svec"
+    export_steering(path, "svec", sent, options=WriteOptions(svec_site="block_output"))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    edits = {int(k): add(torch.tensor(v)[0]) for k, v in record["directions"].items()}
+    assert set(edits) == {1, 2}
+    before = residuals(tiny_lm, sent.spec, sent.probes)
+    _, after = plain_forward(plain, token_ids(tiny_lm), edits)
+    got = import_steering(path)
+    for other in (after, residuals(tiny_lm, got.spec, got.probes)):
+        difference = max(float((a - b).abs().max()) for a, b in zip(before, other, strict=True))
+        assert difference <= 1e-4 * scale(before)
+
+
 def make_control(lm: HookedLM) -> torch.Tensor:
     return probes_for(lm).probe(1).v_hat
 
@@ -198,7 +215,9 @@ def test_hookpoints_follow_the_architecture(tiny_lm: HookedLM, tmp_path: Path) -
         ("gemma3", "language_model.layers.{layer}", {f"language_model.layers.{n}" for n in (1, 2)}),
     ):
         facts = ModelFacts(model_type=model_type)
-        export_steering(path, "lm-eval", replace(sent, model=facts), hookpoint=template)
+        export_steering(
+            path, "lm-eval", replace(sent, model=facts), options=WriteOptions(hookpoint=template)
+        )
         assert set(read_torch(path)) == names
         assert import_steering(path).spec.layers == (1, 2)
 
@@ -209,11 +228,11 @@ class TestImports:
     vector = torch.tensor([3.0, 0.0, -4.0, 0.0])
 
     def test_svec_at_either_side_of_a_block(self, tmp_path: Path) -> None:
-        """activation-steering adds to a block's input; AISteer360 nests a direction once more."""
+        """activation-steering adds to a block's input; AISteer360 after it, with an axis more."""
         path = tmp_path / "x.svec"
         record = {
             "model_type": "llama",
-            "directions": {"2": [self.vector.tolist()], "3": [0.0] * 4},
+            "directions": {"2": self.vector.tolist(), "3": [0.0] * 4},
         }
         path.write_text(json.dumps(record), encoding="utf-8")
         got = import_steering(path)
@@ -225,6 +244,11 @@ class TestImports:
         assert got.provenance["imported"]["model_type"] == "llama"
         after = import_steering(path, options=ReadOptions(svec_site="block_output"))
         assert after.spec.layers == (2,)
+        record["directions"] = {"2": [self.vector.tolist()]}
+        path.write_text(json.dumps(record), encoding="utf-8")
+        nested = import_steering(path)
+        assert (nested.spec.layers, nested.probes.probe(2).delta_mu) == ((2,), 5.0)
+        assert "block output" in nested.notes[0]
         path.write_text(json.dumps({"directions": {"0": [1.0]}}), encoding="utf-8")
         with pytest.raises(SteeringError, match="got block 0, whose input is the embedding"):
             import_steering(path)
@@ -445,7 +469,13 @@ def test_code_in_a_torch_file_is_not_run(tmp_path: Path) -> None:
     assert (tmp_path / "ran").exists()
 
 
-def test_every_format_is_in_the_table() -> None:
+def test_every_format_is_in_the_table_and_documented() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "exchange.md").read_text(
+        encoding="utf-8"
+    )
+    table = page.partition("## What each format can carry")[2].partition("\n\nA format")[0]
+    rows = [line.split("|")[1].split("`")[1] for line in table.splitlines() if line[:3] == "| `"]
+    assert dict.fromkeys(rows) == dict.fromkeys(FORMATS)
     assert {name for name, form in FORMATS.items() if form.write} == set(CARRIED)
     assert {name for name, form in FORMATS.items() if form.read} == (set(FORMATS) - {"steering"})
 

@@ -30,6 +30,16 @@ class SpecChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WriteOptions:
+    """What a format leaves open."""
+
+    hookpoint: str | None = None
+    """lm-eval: name of a block below the base model, like layers.{layer}; by model type."""
+    svec_site: SvecSite = "block_input"
+    """svec: block_input for activation-steering, block_output for AISteer360."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
     """What a file may leave open."""
 
@@ -37,7 +47,7 @@ class ReadOptions:
     """Only these; all by default. Of a bare payload: its layer."""
     experiment: str | None = None
     """Of a capping config: which experiment."""
-    svec_site: SvecSite = "block_input"
-    """Of .svec: where its tool adds a direction."""
+    svec_site: SvecSite | None = None
+    """Of .svec: where its tool adds a direction; by default told from the file."""
     alpha: float = 1.0
     """Of a probe, which says nothing of strength: stmp's alpha."""

@@ -21,7 +21,7 @@ from interp_steer.exchange import (
     vllm_payloads,
 )
 from interp_steer.exchange.carried import OPERATIONS, Incoming, ModelFacts, Operation, Outgoing
-from interp_steer.exchange.choices import ReadOptions
+from interp_steer.exchange.choices import ReadOptions, WriteOptions
 from interp_steer.probes import ProbeSet
 from interp_steer.specs import SteeringSpec
 from interp_steer.steering_files import JSON_NAME, SavedSteering, load_steering, save_steering
@@ -37,15 +37,15 @@ class Format:
     """Whose it is."""
     carries: frozenset[Operation]
     """Operations that it expresses exactly."""
-    write: Callable[[Path, Outgoing, str | None], tuple[Path, ...]] | None = None
-    """Writes it, with the name of hookpoints where that is open; None where it is only read."""
+    write: Callable[[Path, Outgoing, WriteOptions], tuple[Path, ...]] | None = None
+    """Writes it; None where it is only read."""
     read: Callable[[Path, ReadOptions], Incoming] | None = None
     """Reads it; None for this library's own, which `steering_files` reads."""
     carries_scope: bool = False
     """Whether another scope than all can be said."""
 
 
-def _write_own(path: Path, outgoing: Outgoing, _: str | None) -> tuple[Path, ...]:
+def _write_own(path: Path, outgoing: Outgoing, _: WriteOptions) -> tuple[Path, ...]:
     return save_steering(path, outgoing.spec, outgoing.probes, provenance=outgoing.provenance)
 
 
@@ -63,16 +63,18 @@ FORMATS: Mapping[str, Format] = {
         read=lambda path, _: gguf_files.read_control_vector(path),
     ),
     "svec": Format(
-        title="IBM's activation-steering",
+        title="activation-steering, AISteer360",
         carries=frozenset({"add"}),
-        write=lambda path, outgoing, _: svec.write_svec(path, outgoing),
+        write=lambda path, outgoing, options: svec.write_svec(
+            path, outgoing, site=options.svec_site
+        ),
         read=lambda path, options: svec.read_svec(path, site=options.svec_site),
     ),
     "lm-eval": Format(
         title="the steered model of lm-evaluation-harness",
         carries=frozenset({"add", "clamp"}),
-        write=lambda path, outgoing, hookpoint: lm_eval_steered.write_lm_eval(
-            path, outgoing, hookpoint=hookpoint
+        write=lambda path, outgoing, options: lm_eval_steered.write_lm_eval(
+            path, outgoing, hookpoint=options.hookpoint
         ),
         read=lambda path, _: lm_eval_steered.read_lm_eval(path),
     ),
@@ -128,7 +130,7 @@ def check_carries(name: str, outgoing: Outgoing) -> None:
 
 
 def export_steering(
-    path: str | Path, name: str, outgoing: Outgoing, *, hookpoint: str | None = None
+    path: str | Path, name: str, outgoing: Outgoing, *, options: WriteOptions | None = None
 ) -> tuple[Path, ...]:
     """Write an intervention in the format `name`, each file all or nothing.
 
@@ -136,7 +138,7 @@ def export_steering(
         path: file, or for `steering` folder, to write.
         name: a key of `FORMATS`.
         outgoing: the intervention.
-        hookpoint: of lm-eval: name of a block with {layer}, where the usual one is wrong.
+        options: what the format leaves open.
 
     Raises:
         SteeringError: a format that cannot carry it (`check_carries`).
@@ -146,7 +148,7 @@ def export_steering(
     write = _format(name).write
     if write is None:
         raise SteeringError(f"{name} can only be read")
-    return write(Path(path), outgoing, hookpoint)
+    return write(Path(path), outgoing, options or WriteOptions())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
