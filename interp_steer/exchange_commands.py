@@ -26,7 +26,7 @@ class Export:
     out: Path
     """File to write; for `steering` a folder."""
     format: Literal["steering", "gguf", "svec", "lm-eval", "assistant-axis", "vllm"] = "steering"
-    """steering: this library's own. gguf: repeng, llama.cpp. What each carries: docs/exchange.md."""
+    """steering: this library's own. gguf: repeng, llama.cpp. All of them: docs/exchange.md."""
     choice: SpecChoice = field(default_factory=SpecChoice)
     """The intervention."""
     model_type: str | None = None

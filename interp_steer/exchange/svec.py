@@ -2,9 +2,10 @@
 
 Additive alone. IBM's activation-steering adds `directions[L]` to the *input* of block L (its layer
 wrapper edits the hidden state before it calls the block), although it extracts from what leaves
-block L. What is steered here after block N is therefore written under N + 1 (`block_input`), and the
-last block cannot be. AISteer360 (its CAA) adds to the *output* of block L and stores a direction
-with one more axis, [1, d_model]: `block_output`, number N. The extra axis tells the files apart.
+block L. What is steered here after block N is therefore written under N + 1 (`block_input`), and
+the last block cannot be. AISteer360 (its CAA) adds to the *output* of block L and stores a
+direction with one more axis, [1, d_model]: `block_output`, number N. The extra axis tells the files
+apart.
 
 activation-steering edits row 0 of a batch alone, and by default rescales edited states whose norm
 grew (use_ooi_preventive_normalization): turn that off, and give behavior_vector_strength 1.
