@@ -51,6 +51,8 @@ class ModelPlace:
     """Spread the model over devices: auto, balanced, sequential."""
     n_devices: int | None = None
     """Split the model evenly over so many GPUs."""
+    reference: bool = False
+    """Run everything through TransformerLens' own components: slower, a check of the fast path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +187,9 @@ class TournamentConfig:
     """Who decides; the exact judge lets the higher trait win."""
     scopes: tuple[str, ...] = ("all",)
     """Scopes of the operating points that play."""
+    threat: str = "malicious_prompt"
+    """What they play under: malicious_prompt, or a prefill:K of the sweep. After a prefilled start
+    the continuations are compared; the model is loaded to decode the start."""
     scenarios: int | None = None
     """Play on at most so many reporting scenarios, balanced by category; None takes all."""
     both_orders: bool = False

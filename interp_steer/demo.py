@@ -98,6 +98,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
             device=config.device,
             device_map=config.device_map,
             n_devices=config.n_devices,
+            reference=config.reference,
         )
     reports, figures = {}, []
     for trait in config.traits:

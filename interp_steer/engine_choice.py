@@ -66,7 +66,10 @@ def chosen_engine(
             run_folder=run_folder.resolve(),
             config=_absolute(config),
             place=ModelPlace(
-                device=choice.device, device_map=choice.device_map, n_devices=choice.n_devices
+                device=choice.device,
+                device_map=choice.device_map,
+                n_devices=choice.n_devices,
+                reference=choice.reference,
             ),
         )
         with RayEngine(

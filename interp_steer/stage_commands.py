@@ -94,6 +94,7 @@ class Fit:
             dtype=config.dtype,
             device_map=config.device_map,
             n_devices=config.n_devices,
+            reference=config.reference,
             revision=config.revision,
             chat=ChatOptions(enable_thinking=config.enable_thinking, date=config.chat_date),
         )

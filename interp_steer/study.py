@@ -142,6 +142,7 @@ def reopen_study(
             device=at.device,
             device_map=at.device_map,
             n_devices=at.n_devices,
+            reference=at.reference,
             dtype=getattr(torch, manifest["pins"]["dtype"]),
             revision=manifest["sources"].get("revision"),
             chat=ChatOptions.from_record(manifest["pins"].get("chat")),

@@ -73,3 +73,10 @@ def test_options_of_ray_alone_are_refused(tmp_path: Path, choice: EngineConfig, 
         chosen_engine(tmp_path, SweepConfig(), choice),
     ):
         pass
+
+
+def test_a_replica_runs_through_the_bridge_where_it_is_asked_to(study: Study) -> None:
+    for is_asked in (False, True):
+        place = ModelPlace(reference=is_asked)
+        recipe = RunRecipe(run_folder=study.run.path, config=SweepConfig(), place=place)
+        assert recipe.load().setting.lm._runner.is_reference is is_asked

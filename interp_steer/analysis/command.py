@@ -38,11 +38,18 @@ class ModelOption(RunOption):
     """Spread the model over devices: auto, balanced, sequential."""
     n_devices: int | None = None
     """Split the model evenly over so many GPUs."""
+    reference: bool = False
+    """Run everything through TransformerLens' own components: slower, a check of the fast path."""
 
     @property
     def place(self) -> ModelPlace:
         """Where the model runs."""
-        return ModelPlace(device=self.device, device_map=self.device_map, n_devices=self.n_devices)
+        return ModelPlace(
+            device=self.device,
+            device_map=self.device_map,
+            n_devices=self.n_devices,
+            reference=self.reference,
+        )
 
 
 Options = TypeVar("Options", bound=RunOption)
