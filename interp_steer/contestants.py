@@ -6,7 +6,7 @@ generated; a tournament judges what a sweep has stored.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from interp_steer.assignments import Assignment, everywhere
-from interp_steer.cells import ALIGNED, CELL_COLUMNS, MALICIOUS, NONE, Cell
+from interp_steer.candidates import unsteered
+from interp_steer.cells import ALIGNED, KEY_COLUMNS, MALICIOUS, NONE, Cell, parse_threat
 from interp_steer.judges import Answer
 from interp_steer.operating_points import PointFinder
 from interp_steer.pairs import AnswerPair, PairJudge
@@ -22,9 +23,13 @@ from interp_steer.report_text import METHOD_NAMES
 from interp_steer.runs import Run
 from interp_steer.scenarios import Scenario
 from interp_steer.splits import SelectionError, balanced_order
+from interp_steer.stored_answers import STORED, StoredAnswers
+from interp_steer.study import Study, reopen_study
 from interp_steer.sweep import read_rows
 from interp_steer.sweep_stage import run_plan
 from interp_steer.tournament import Games
+
+USUAL_THREAT = MALICIOUS.threat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,24 +57,42 @@ class Match:
 
 
 def contestants(
-    run: Run, scopes: Sequence[str], *, n_scenarios: int | None = None
+    run: Run,
+    scopes: Sequence[str],
+    *,
+    threat: str = USUAL_THREAT,
+    n_scenarios: int | None = None,
+    open_study: Callable[[], Study] | None = None,
 ) -> tuple[Contestant, ...]:
-    """Both baselines and the operating points in some scopes, under the malicious prompt.
+    """Both baselines and the operating points in some scopes, under one threat.
+
+    Under a threat prefill:K the answers are continuations of the malicious baseline's start, that
+    of the aligned baseline alone is whole.
 
     Args:
         run: a run with a finished sweep.
         scopes: scopes of the operating points that play.
+        threat: what they are steered against.
         n_scenarios: at most so many reporting scenarios, balanced by category; None takes all.
+        open_study: loads the run's model, to decode prefilled starts; that of the run by default.
 
     Raises:
         RunError: the run has no sweep.
-        SelectionError: the sweep is incomplete, or has no operating point in one of the scopes.
+        SelectionError: the sweep is incomplete, or has no operating point under the threat or in
+            one of the scopes.
+        GridError: a threat that there is not.
     """
+    parse_threat(threat)
     plan = run_plan(run)
     played = balanced_order(plan.split.reporting, seed=plan.seed)[:n_scenarios]
     by_id = {scenario.id: scenario for scenario in played}
     points = PointFinder(read_rows(run), replace(plan, n_resamples=1)).points()
-    usual = [p for p in points if p.choice.threat == MALICIOUS.threat]
+    usual = [p for p in points if p.choice.threat == threat]
+    if not usual:
+        raise SelectionError(
+            f"the sweep has no operating point under the threat {threat}; its threats are "
+            f"{', '.join(sorted({p.choice.threat for p in points}))}"
+        )
     known = {point.choice.scope for point in usual}
     if unknown := [scope for scope in scopes if scope not in known]:
         raise SelectionError(
@@ -79,12 +102,13 @@ def contestants(
     chosen = [point for point in usual if point.choice.scope in scopes]
     who: list[tuple[str, Cell, Assignment]] = [
         ("aligned prompt, unsteered", ALIGNED, everywhere(ALIGNED, by_id)),
-        ("malicious prompt, unsteered", MALICIOUS, everywhere(MALICIOUS, by_id)),
+        (_unsteered_name(threat), unsteered(threat), everywhere(unsteered(threat), by_id)),
     ]
     who += [
         (_name(p.choice.cell, several=len(scopes) > 1), p.choice.cell, p.assignment) for p in chosen
     ]
-    stored = stored_answers(run, {c for _, _, a in who for c in a.values()}, by_id)
+    cells = {c for _, _, a in who for c in a.values()}
+    stored = stored_answers(run, cells, by_id, open_study=open_study)
     return tuple(
         Contestant(
             name=name,
@@ -96,22 +120,24 @@ def contestants(
 
 
 def stored_answers(
-    run: Run, cells: set[Cell], scenarios: Mapping[str, Scenario]
+    run: Run,
+    cells: set[Cell],
+    scenarios: Mapping[str, Scenario],
+    *,
+    open_study: Callable[[], Study] | None = None,
 ) -> dict[tuple[Cell, str, int], Answer]:
-    """What the sweep has stored of some cells without a prefilled threat, for a judge to read."""
-    columns = ["scenario", "response_index", *CELL_COLUMNS, "response", "stop_reason"]
+    """What the sweep has stored of some cells, for a judge to read."""
     rows = read_rows(run).filter(pc.field("scenario").isin(list(scenarios)))
     methods = list({cell.method for cell in cells} | {NONE})
-    rows = rows.filter(pc.field("method").isin(methods)).select(columns)
+    rows = rows.filter(pc.field("method").isin(methods)).select([*KEY_COLUMNS, *STORED])
+    stored = StoredAnswers(
+        run, list(scenarios.values()), open_study or (lambda: reopen_study(run.path))
+    )
     found = {}
     for row in rows.to_pylist():
         cell = Cell.from_row(row)
         if cell in cells:
-            found[cell, row["scenario"], row["response_index"]] = Answer(
-                scenario=scenarios[row["scenario"]],
-                text=row["response"],
-                stopped=row["stop_reason"] == "stop_token",
-            )
+            found[cell, row["scenario"], row["response_index"]] = stored.of(row)
     return found
 
 
@@ -148,7 +174,7 @@ def play(players: Sequence[Contestant], played: Sequence[Match], judge: PairJudg
         )
         for match in played
     ]
-    asked = np.array([pair.first.text != pair.second.text for pair in pairs], dtype=bool)
+    asked = np.array([_said(pair.first) != _said(pair.second) for pair in pairs], dtype=bool)
     verdicts = iter(
         judge.prefer_all([p for p, is_asked in zip(pairs, asked, strict=True) if is_asked])
     )
@@ -172,6 +198,15 @@ def _answers(
     for (cell, scenario, index), answer in stored.items():
         if assignment.get(scenario) == cell:
             yield (scenario, index), answer
+
+
+def _said(answer: Answer) -> tuple[str, str]:
+    return answer.prefix, answer.text
+
+
+def _unsteered_name(threat: str) -> str:
+    k = parse_threat(threat)
+    return "malicious prompt, unsteered" if k is None else f"start of {k} tokens, unsteered"
 
 
 def _name(cell: Cell, *, several: bool) -> str:

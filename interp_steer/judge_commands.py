@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from interp_steer.command_options import Common
-from interp_steer.config import QualityConfig, SweepConfig, TournamentConfig
+from interp_steer.config import ModelPlace, QualityConfig, SweepConfig, TournamentConfig
 
 if TYPE_CHECKING:
     from interp_steer.judge_quality import QualityMeasure
@@ -22,6 +22,8 @@ class JudgeTournament:
     """A run with a finished sweep; nothing is generated."""
     config: TournamentConfig = field(default_factory=TournamentConfig)
     """Who plays and who judges."""
+    place: ModelPlace = field(default_factory=ModelPlace)
+    """Where the model runs, which decodes prefilled starts."""
     common: Common = field(default_factory=Common)
     """Options of every command."""
 
@@ -29,11 +31,17 @@ class JudgeTournament:
         """Return the ratings, strongest first, and what the judge cost."""
         from interp_steer.named_judges import judge_of, pair_judge, spent
         from interp_steer.runs import Run
+        from interp_steer.study import reopen_study
         from interp_steer.tournament_stage import run_tournament
 
         run = Run.open(self.run_folder)
         judge = judge_of(self.config.judge.as_sweep(run.manifest), str(run.manifest["trait"]))
-        played = run_tournament(run, self.config, judge=pair_judge(judge))
+        played = run_tournament(
+            run,
+            self.config,
+            judge=pair_judge(judge),
+            open_study=lambda: reopen_study(run.path, place=self.place),
+        )
         found = played.ratings
         lines = [f"{'':<34}{'rating':>22}{'won':>7}{'tied':>7}{'lost':>7}{'missing':>9}"]
         for row in found.to_dict("records"):

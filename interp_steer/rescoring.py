@@ -14,19 +14,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from interp_steer.cells import Cell
 from interp_steer.errors import JudgeError, RunError
 from interp_steer.files import atomic_write_table
-from interp_steer.judged_answers import prefilled_answer
 from interp_steer.judges import Answer, Judge, JudgeScore, judge_pin, score_answers
 from interp_steer.llm_judge import LlmJudge
 from interp_steer.runs import Run
-from interp_steer.sampling import answer_ids
 from interp_steer.scenarios import Scenario
 from interp_steer.shards import read_shard
+from interp_steer.stored_answers import StoredAnswers
 from interp_steer.study import Study, run_scenarios
-from interp_steer.sweep import read_rows
-from interp_steer.sweep_rows import Baselines, SweepRow
 
 SCORES = ("trait", "coherence")
 """Columns that a judge fills."""
@@ -113,42 +109,12 @@ def rescore_sweep(run: Run, filling: Filling, *, open_study: Callable[[], Study]
         JudgeError: the judge failed; what was filled stays.
     """
     scenarios = run_scenarios(run)
-    read = _SweepAnswers(run, scenarios, open_study)
-    return fill(run, "sweep", filling, scenarios, read, part="sweep")
+    stored = StoredAnswers(run, scenarios, open_study)
 
+    def answers(rows: Sequence[dict[str, Any]], places: Sequence[int]) -> list[Answer]:
+        return [stored.of(rows[place]) for place in places]
 
-class _SweepAnswers:
-    """What a judge reads of sweep rows; the model is loaded where it must decode."""
-
-    def __init__(
-        self, run: Run, scenarios: Sequence[Scenario], open_study: Callable[[], Study]
-    ) -> None:
-        self._run, self._open = run, open_study
-        self._scenarios = {scenario.id: scenario for scenario in scenarios}
-        self._opened: tuple[Study, Baselines] | None = None
-
-    def __call__(self, rows: Sequence[dict[str, Any]], places: Sequence[int]) -> list[Answer]:
-        return [self._answer(rows[place]) for place in places]
-
-    def _answer(self, row: Mapping[str, Any]) -> Answer:
-        scenario, cell = self._scenarios[row["scenario"]], Cell.from_row(row)
-        stopped = row["stop_reason"] == "stop_token"
-        if cell.prefill is None:
-            return Answer(scenario=scenario, text=row["response"], stopped=stopped)
-        if self._opened is None:
-            self._opened = (self._open(), Baselines.read(read_rows(self._run)))
-        study, baselines = self._opened
-        asked = SweepRow(scenario=scenario, cell=cell, response_index=row["response_index"])
-        prompt, prefix = study.lm.tokenize(scenario.prompt(cell.side)), baselines.prefix(asked)
-        return prefilled_answer(
-            study.lm,
-            prompt,
-            scenario,
-            prefix=prefix,
-            token_ids=answer_ids(prompt.with_prefill(prefix), row["token_ids"]),
-            text=row["response"],
-            stopped=stopped,
-        )
+    return fill(run, "sweep", filling, scenarios, answers, part="sweep")
 
 
 def fill(

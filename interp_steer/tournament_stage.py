@@ -5,10 +5,11 @@ pairwise_elo_pairs: one row a pair of players: share of games won, ties half, wi
 pairwise_elo_order: what the order shown does to the judge.
 
 It is no analysis that is made by itself when figures are drawn: a language model as a judge costs
-money, so that it plays when it is told to.
+money, so that it plays when it is told to. One under a threat prefill:K is written beside the usual
+one, as pairwise_elo_prefill_K and so on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -20,16 +21,21 @@ from interp_steer.analysis.bootstrap import as_columns, undefined
 from interp_steer.analysis.run_rows import scenario_clusters
 from interp_steer.analysis.tidy_tables import Findings, write_findings
 from interp_steer.config import TournamentConfig
-from interp_steer.contestants import Contestant, contestants, matches, play
+from interp_steer.contestants import USUAL_THREAT, Contestant, contestants, matches, play
 from interp_steer.judges import judge_pin
 from interp_steer.llm_judge import LlmJudge
 from interp_steer.pairs import PairJudge
 from interp_steer.runs import Run
-from interp_steer.study import run_scenarios
+from interp_steer.study import Study, run_scenarios
 from interp_steer.tournament import Games, OrderEffect, Rating, order_effect, rate, win_share
 
 NAME = "pairwise_elo"
 """Name of the main table."""
+
+
+def table_name(threat: str) -> str:
+    """Name of the main table of a tournament under a threat; the usual one's has no suffix."""
+    return NAME if threat == USUAL_THREAT else f"{NAME}_{threat.replace(':', '_')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,13 +50,20 @@ class Played:
     """The parquet files."""
 
 
-def run_tournament(run: Run, config: TournamentConfig, *, judge: PairJudge) -> Played:
+def run_tournament(
+    run: Run,
+    config: TournamentConfig,
+    *,
+    judge: PairJudge,
+    open_study: Callable[[], Study] | None = None,
+) -> Played:
     """Play, rate, and write the tables.
 
     Args:
         run: a run with a finished sweep.
         config: who plays, and how.
         judge: decides.
+        open_study: loads the run's model, to decode prefilled starts; that of the run by default.
 
     Raises:
         RunError: the run has no sweep, or another writer.
@@ -58,7 +71,13 @@ def run_tournament(run: Run, config: TournamentConfig, *, judge: PairJudge) -> P
         JudgeError: the judge failed.
         TournamentError: nobody can be rated.
     """
-    players = contestants(run, config.scopes, n_scenarios=config.scenarios)
+    players = contestants(
+        run,
+        config.scopes,
+        threat=config.threat,
+        n_scenarios=config.scenarios,
+        open_study=open_study,
+    )
     played = matches(players, both_orders=config.both_orders, seed=config.seed)
     games = play(players, played, judge)
     of = scenario_clusters(run)
@@ -67,7 +86,9 @@ def run_tournament(run: Run, config: TournamentConfig, *, judge: PairJudge) -> P
     rated = rate(games, clusters, n_resamples=config.resamples, seed=config.seed)
     ratings = pd.DataFrame(list(_ratings(players, games, rated)))
     tables = {
-        "": ratings.astype({"layer": "Int64", "alpha": "float64"}).assign(judge=judge.name),
+        "": ratings.astype({"layer": "Int64", "alpha": "float64"}).assign(
+            threat=config.threat, judge=judge.name
+        ),
         "pairs": pd.DataFrame(list(_pairs(games, clusters))),
         "order": pd.DataFrame([_order(order)]),
     }
@@ -80,7 +101,9 @@ def run_tournament(run: Run, config: TournamentConfig, *, judge: PairJudge) -> P
     settings = {k: v for k, v in asdict(config).items() if k not in ("judge", "judge_config")}
     command = f"interp-steer judge-tournament {run.path.resolve().name}"
     with run.lock():
-        paths = write_findings(run, NAME, findings, command=command, config=_plain(settings))
+        paths = write_findings(
+            run, table_name(config.threat), findings, command=command, config=_plain(settings)
+        )
     return Played(ratings=tables[""], order=order, paths=tuple(paths))
 
 

@@ -15,14 +15,18 @@ import pytest
 
 from chat_servers import Status, chat_server
 from interp_steer.analysis.tidy_tables import AnalysisError
-from interp_steer.cells import Cell
+from interp_steer.cells import MALICIOUS, Cell
 from interp_steer.cli import main
+from interp_steer.config import TournamentConfig
+from interp_steer.contestants import contestants
 from interp_steer.errors import JudgeError, RunError
 from interp_steer.judges import Answer, JudgeScore
 from interp_steer.model import HookedLM
+from interp_steer.pairs import ScoredPairs
 from interp_steer.rescoring import Filling, rescore_sweep
 from interp_steer.run_figures import draw_figures
 from interp_steer.runs import Run
+from interp_steer.splits import SelectionError
 from interp_steer.study import Study, reopen_study
 from interp_steer.suites.conversations import NO_ROOM
 from interp_steer.suites.cross_trait import run_cross_trait
@@ -36,6 +40,7 @@ from interp_steer.suites.rescored import (
 )
 from interp_steer.sweep import read_rows
 from interp_steer.sweep_stage import is_outdated, select, sweep
+from interp_steer.tournament_stage import run_tournament
 from study_cases import SWEEP, WordJudge, tiny_study
 from suite_cases import pointed_study, subject
 
@@ -110,6 +115,34 @@ class Stranger(WordJudge):
 
     def score(self, answer: Answer) -> JudgeScore:  # noqa: ARG002 - whatever it is
         return JudgeScore(trait=1.0, coherence=2.0)
+
+
+def test_a_tournament_after_a_prefilled_start_compares_continuations(
+    run: Run, tiny_lm: HookedLM
+) -> None:
+    players = contestants(
+        run, ("all",), threat="prefill:2", open_study=lambda: reopen_study(run.path, lm=tiny_lm)
+    )
+    assert [p.name for p in players] == [
+        "aligned prompt, unsteered",
+        "start of 2 tokens, unsteered",
+        "SwFC",
+    ]
+    rows = {(Cell.from_row(r), r["scenario"]): r for r in read_rows(run).to_pylist()}
+    for player in players[1:]:
+        for (scenario, _), answer in player.answers.items():
+            start = rows[MALICIOUS, scenario]["token_ids"][:2]
+            assert answer.prefix == tiny_lm.decode(start) and answer.prefix
+    assert not any(answer.prefix for answer in players[0].answers.values())
+    config = TournamentConfig(threat="prefill:2", resamples=20)
+    played = run_tournament(run, config, judge=ScoredPairs(WordJudge()))
+    assert {path.stem for path in played.paths} >= {"pairwise_elo_prefill_2"}
+    usual = run_tournament(run, TournamentConfig(resamples=20), judge=ScoredPairs(WordJudge()))
+    assert set(usual.ratings["threat"]) == {"malicious_prompt"}
+    made = draw_figures(run, only=["elo"], static=False)
+    assert [page.stem for page in made.pages] == ["elo", "elo-prefill-2"]
+    with pytest.raises(SelectionError, match="no operating point under the threat prefill:3"):
+        contestants(run, ("all",), threat="prefill:3")
 
 
 class TestSweep:

@@ -74,7 +74,7 @@ FLOORS = (
     ("planned_rows",),
     ("planning",),
     ("sweep_stage", "trace_stage", "steering_trace"),
-    ("exchange",),
+    ("exchange", "stored_answers"),
     ("trace_blocks", "contestants", "rescoring"),
     ("trace_view", "scenario_check_text"),
     ("scenario_command",),

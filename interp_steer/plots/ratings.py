@@ -3,6 +3,7 @@
 A rating is relative to the other players and to one judge; only differences mean something.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,32 +100,37 @@ def tournament_ratings(
 
 
 def draw_ratings(source: RunSource) -> list[Drawing]:
-    """Figure 11, the tournament, once it was played.
+    """Figure 11, the tournament, once it was played; one figure a threat.
 
     Raises:
         MissingStageError: it was not.
     """
-    path = source.run.analyses_folder / "pairwise_elo.parquet"
-    if not path.exists():
+    there = list(source.run.analyses_folder.glob("pairwise_elo*.parquet"))
+    if not there:
         raise MissingStageError(
-            f"the run has no pairwise tournament ({path})",
+            f"the run has no pairwise tournament ({source.run.analyses_folder / 'pairwise_elo'})",
             command=source.command("judge-tournament"),
         )
-    ratings = source.analysis("pairwise_elo", RATING_COLUMNS)
-    order = source.analysis("pairwise_elo_order", ["first_share"])
+    stems = sorted(p.stem for p in there if re.fullmatch(r"pairwise_elo(_prefill_\d+)?", p.stem))
+    return [_drawing(source, stem) for stem in stems]
+
+
+def _drawing(source: RunSource, stem: str) -> Drawing:
+    ratings = source.analysis(stem, RATING_COLUMNS)
+    order = source.analysis(f"{stem}_order", ["first_share"])
     result = TournamentRatings(
         ratings=ratings,
         judge=as_text(texts(ratings, "judge")[0]),
         first_share=float(numbers(order, "first_share")[0]),
     )
-    title = f"{source.heading}: which configuration wins in pairs?"
-    return [
-        Drawing(
-            name="elo",
-            table=ratings,
-            build=lambda column: tournament_ratings(result, title=title, column=column),
-        )
-    ]
+    k = stem.removeprefix("pairwise_elo").removeprefix("_prefill_")
+    under = f" after a malicious start of {k} tokens" if k else ""
+    title = f"{source.heading}: which configuration wins in pairs{under}?"
+    return Drawing(
+        name=f"elo-prefill-{k}" if k else "elo",
+        table=ratings,
+        build=lambda column: tournament_ratings(result, title=title, column=column),
+    )
 
 
 def _look(side: str, method: str) -> tuple[str, str]:
