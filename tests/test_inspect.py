@@ -7,20 +7,22 @@ environment: `make test-inspect`.
 import gc
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from interp_steer.cells import GridError, steered_cell
 from interp_steer.config import FitConfig, SamplingConfig
-from interp_steer.errors import RunError
+from interp_steer.errors import ModelError, RunError
 from interp_steer.fit_stage import fit
-from interp_steer.inspecting.steered_run import Request, SteeredRun, open_run
+from interp_steer.inspecting.batches import Batches
+from interp_steer.inspecting.steered_run import Reply, Request, SteeredRun, open_run
 from interp_steer.inspecting.steering_choice import SteeringChoice
-from interp_steer.model import HookedLM
+from interp_steer.model import GenerationSettings, HookedLM
 from interp_steer.organism import MODEL_DIR, scenarios_path
 from interp_steer.scenarios import Message
 from interp_steer.study import Sources, Study, start_study
@@ -90,6 +92,83 @@ class TestSteeredRun:
             run.cell(SteeringChoice(method="sttp", layer=7))
         with pytest.raises(GridError, match="control must be mean_difference or one of"):
             run.cell(SteeringChoice(method="sttp", control="random"))
+
+
+class _Counting(SteeredRun):
+    """Keeps how many rows each batch had."""
+
+    sizes: list[int]
+
+    def answer(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Reply]:
+        self.sizes.append(len(requests))
+        return super().answer(requests, settings)
+
+
+class TestBatches:
+    def ask(self, run: SteeredRun, size: int, settings: Sequence[GenerationSettings]) -> list[str]:
+        """Answers to as many requests at once, in the order asked."""
+        prompt = run.tokenize([Message(role="user", content="what is a lion")])
+        said = dict.fromkeys(range(len(settings)), "")
+
+        async def one(batches: Batches, i: int) -> None:
+            request = Request(prompt=prompt, cell=None, sample_key=f"{i}")
+            said[i] = (await batches.answer(request, settings[i])).generation.text
+
+        async def every() -> None:
+            batches = Batches(run, size)
+            async with anyio.create_task_group() as group:
+                for i in said:
+                    group.start_soon(one, batches, i)
+
+        anyio.run(every)
+        return list(said.values())
+
+    def test_what_arrives_together_is_answered_together(self, study: Study) -> None:
+        run = _Counting(study)
+        run.sizes = []
+        same = [study.settings] * 5
+        texts = self.ask(run, 8, same)
+        assert run.sizes == [5]
+        prompt = run.tokenize([Message(role="user", content="what is a lion")])
+        keys = [str(i) for i in range(5)]
+        expected = study.lm.generate([prompt] * 5, study.settings, sample_keys=keys)
+        assert texts == [generation.text for generation in expected]
+        assert len(set(texts)) > 1
+        run.sizes = []
+        assert self.ask(run, 2, same) == texts
+        assert run.sizes == [2, 2, 1]
+
+    def test_other_settings_are_other_batches(self, study: Study) -> None:
+        run = _Counting(study)
+        run.sizes = []
+        short = replace(study.settings, max_new_tokens=1)
+        self.ask(run, 8, [study.settings, short, study.settings])
+        assert sorted(run.sizes) == [1, 2]
+
+    def test_a_request_that_fails_fails_alone(self, study: Study) -> None:
+        run = _Counting(study)
+        run.sizes = []
+        asked = ["what is a lion", "lion " * study.lm.n_ctx, "is the lion red"]
+        said: dict[int, str] = {}
+
+        async def one(batches: Batches, i: int) -> None:
+            prompt = run.tokenize([Message(role="user", content=asked[i])])
+            request = Request(prompt=prompt, cell=None, sample_key=f"{i}")
+            try:
+                said[i] = (await batches.answer(request, study.settings)).generation.text
+            except ModelError as error:
+                said[i] = f"refused: {error}"
+
+        async def every() -> None:
+            batches = Batches(run, 4)
+            async with anyio.create_task_group() as group:
+                for i in range(3):
+                    group.start_soon(one, batches, i)
+
+        anyio.run(every)
+        assert run.sizes == [3, 1, 1, 1]
+        assert "a prompt must leave room for at least one token" in said[1]
+        assert not said[0].startswith("refused") and not said[2].startswith("refused")
 
 
 @pytest.fixture
@@ -181,7 +260,7 @@ class TestInspect:
         from inspect_ai.dataset import MemoryDataset, Sample
         from inspect_ai.model import GenerateConfig
         from inspect_ai.scorer import includes
-        from inspect_ai.solver import chain_of_thought, generate, system_message
+        from inspect_ai.solver import generate, system_message
 
         asked = [items.user[0] for items in honest.split("test")[:6]]
         task = Task(
@@ -202,7 +281,6 @@ class TestInspect:
         # Epochs have random numbers of their own.
         said = texts(plain)
         assert any(said[i, 1] != said[i, 2] for i, _ in said)
-        del chain_of_thought
         assert all(s.output.usage.output_tokens <= 24 for s in plain.samples)
 
     def test_what_a_steered_model_cannot_do_is_refused_by_name(

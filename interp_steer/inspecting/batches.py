@@ -2,7 +2,8 @@
 
 Whoever gets the lock first takes what waits with it, in one batch; the others find their reply
 there when their turn comes. While a batch runs, the next one gathers. A row's text does not depend
-on what it is batched with, up to float noise (`sampling`).
+on what it is batched with, up to float noise (`sampling`). A batch that fails, for one prompt that
+is too long or for want of memory, is answered again request by request.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Batches:
         """The reply to one request.
 
         Raises:
-            Exception: what the batch with this request raised.
+            Exception: what this request raised when it was answered alone.
         """
         own = _Waiting(request=request, settings=settings)
         self._waiting.append(own)
@@ -71,12 +72,19 @@ class Batches:
         alike = [w for w in self._waiting if w is not own and w.settings == own.settings]
         batch = [own, *alike][: self._size]
         self._waiting = [w for w in self._waiting if w not in batch]
-        requests = [w.request for w in batch]
+        await anyio.to_thread.run_sync(self._answer_all, batch)
+
+    def _answer_all(self, batch: list[_Waiting]) -> None:
+        """Give every request its reply or its error; one that fails does not fail the others."""
+        requests = [waiting.request for waiting in batch]
         try:
-            replies = await anyio.to_thread.run_sync(self._run.answer, requests, own.settings)
-        except Exception as error:  # noqa: BLE001  (every request of the batch raises it again)
+            replies = self._run.answer(requests, batch[0].settings)
+        except Exception as error:  # noqa: BLE001  (raised again where the request came from)
+            if len(batch) == 1:
+                batch[0].error = error
+                return
             for waiting in batch:
-                waiting.error = error
+                self._answer_all([waiting])
             return
         for waiting, reply in zip(batch, replies, strict=True):
             waiting.reply = reply
