@@ -250,7 +250,8 @@ class TestInspect:
         assert abs(score(random, "trait") - score(plain, "trait")) < 20
         assert texts(by_solver) == texts(steered)
         seen = [s.output.metadata["interp_steer"] for s in steered.samples]
-        assert all(m["steering"]["layer"] == 3 for m in seen)
+        configuration = SteeringChoice(method="sttp", layer=3, alpha=6.0)
+        assert all(SteeringChoice.of(m["steering"]) == configuration for m in seen)
         assert all(0 < m["rows"][0]["fired_share"] <= 1 for m in seen)
         assert plain.samples[0].output.metadata["interp_steer"]["rows"][0]["fired_share"] is None
 

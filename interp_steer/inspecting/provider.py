@@ -9,7 +9,7 @@ is in the output's metadata. Loading this module needs the extra `inspect`.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from inspect_ai.solver._task_state import (  # pyright: ignore[reportMissingImpo
     sample_state,
 )
 
-from interp_steer.cells import Cell
+from interp_steer.cells import NONE, Cell
 from interp_steer.inspecting.batches import Batches
 from interp_steer.inspecting.steered_run import Reply, Request, open_run
 from interp_steer.inspecting.steering_choice import SteeringChoice
@@ -182,7 +182,10 @@ class SteeredRunAPI(ModelAPI):
             {"stop_reason": r.generation.stop_reason, "fired_share": None, **r.edits}
             for r in replies
         ]
-        steering = {"method": "none"} if cell is None else asdict(cell)
+        steering: dict[str, object] = {"method": NONE}
+        if cell is not None:  # side and threat of a cell are the sweep's prompt, not this one
+            names = [field.name for field in fields(SteeringChoice)]
+            steering = {name: getattr(cell, name) for name in names}
         return ModelOutput(
             model=self.model_name,
             choices=[self._completion(generation, config) for generation in made],
