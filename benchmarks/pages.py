@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.ratios import BenchmarkError
 
-FIRST_FIGURE = "#view .js-plotly-plot .trace"
+FIRST_FIGURE = ".js-plotly-plot .trace"
 """What a page must show: a figure with its data."""
 PATIENCE_MS = 120_000
 """Milliseconds after which a page is given up."""

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from plotly.io.json import to_json_plotly
 
 from interp_steer.cells import ALIGNED, MALICIOUS
 from interp_steer.cli import main
@@ -40,6 +41,7 @@ from interp_steer.explorer.boundary_view import answer, dragged
 from interp_steer.explorer.compared import differences, visible_lines
 from interp_steer.explorer.downloads import token_download
 from interp_steer.explorer.fired_tokens import most_fired
+from interp_steer.explorer.first_figure import first_figure
 from interp_steer.explorer.layers_view import GRAPHS, clicked_layer, layer_figure
 from interp_steer.explorer.library import ExplorerError, Library
 from interp_steer.explorer.live import LiveSession
@@ -680,6 +682,37 @@ class TestAccess:
             assert status(server, path) == 403
         assert status(server, Host=netloc, Origin="http://localhost:1") == 403
         assert status(server, Host="127.0.0.1.evil.example") == 403
+
+    def test_the_first_figure_is_what_the_first_view_shows(
+        self, server: ExplorerServer, library: Library
+    ) -> None:
+        client = server.app.server.test_client()
+        asked = {"search": "?layer=2", "theme": "dark", "width": "720"}
+        answered = client.get("/first-figure", query_string=asked, headers={"Host": "localhost"})
+        view, screen = library.view("honesty"), Screen(theme="dark", width=720)
+        selection = next_selection(
+            library, Selection(), Event(source="url", value="?layer=2")
+        ).selection
+        figure = layer_figure(GRAPHS[0], view, selection, screen.column())
+        assert selection.layer == 2
+        assert answered.text == to_json_plotly(screen.dressed(figure))
+
+    @pytest.mark.parametrize(
+        "asked", [{"search": "?view=tokens"}, {"search": "?view=boundary", "width": "x"}]
+    )
+    def test_where_another_view_is_first_no_figure_is_sent(
+        self, server: ExplorerServer, asked: dict[str, str]
+    ) -> None:
+        client = server.app.server.test_client()
+        answered = client.get("/first-figure", query_string=asked, headers={"Host": "localhost"})
+        assert (answered.status_code, answered.data) == (204, b"")
+
+    def test_a_run_without_probes_says_so_in_the_view_alone(self, fitted: Run) -> None:
+        (fitted.path / "probes.json").rename(fitted.path / "probes.gone")
+        try:
+            assert first_figure(Library(fitted.path), {"width": "-3"}) is None
+        finally:
+            (fitted.path / "probes.gone").rename(fitted.path / "probes.json")
 
     def test_every_answer_says_what_may_run(self, server: ExplorerServer) -> None:
         answered = server.app.server.test_client().get("/", headers={"Host": "localhost"})

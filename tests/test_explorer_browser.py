@@ -92,6 +92,38 @@ def drawn(page: Any, name: str) -> None:
     page.wait_for_selector(f"#{name} .scatterlayer .trace", state="attached")
 
 
+class TestBeforeDash:
+    """The first figure, while Dash's own script is held back."""
+
+    def test_the_first_figure_is_there_before_dash_and_goes_when_dash_has_drawn_it(
+        self, browser: Any, server: ExplorerServer
+    ) -> None:
+        context, held, said = browser.chromium.new_context(), [], []
+        try:
+            context.route("**/*dash_renderer*", lambda route: held.append(route))
+            page = context.new_page()
+            page.set_default_timeout(PATIENCE)
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on("console", lambda one: said.append(one.text) if one.type == "error" else None)
+            page.goto(f"{server.url}?layer=1", wait_until="commit")
+            page.wait_for_selector("body > #ahead .scatterlayer .trace", state="attached")
+            title = page.locator("#ahead .gtitle").text_content()
+            assert page.locator("#page").count() == 0
+            for route in held:
+                route.continue_()
+            drawn(page, "layers-readability")
+            until(page, "() => !document.getElementById('ahead')")
+            assert page.locator("#layers-readability .gtitle").text_content() == title
+            assert said == []
+        finally:
+            context.close()
+
+    def test_another_view_waits_for_dash(self, visit: Open) -> None:
+        page = visit("?view=boundary")
+        page.wait_for_selector("#boundary-view .js-plotly-plot .trace", state="attached")
+        assert page.locator("#ahead .trace").count() == 0
+
+
 class TestLayers:
     def test_a_click_on_a_score_selects_its_layer_method_and_coefficient(self, visit: Open) -> None:
         page = visit()

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
-from flask import Response
 
 from interp_steer import __version__
 from interp_steer.explorer import (
     boundary_view,
     compare_view,
+    first_figure,
     layers_view,
     live_view,
     tokens_view,
@@ -22,12 +22,8 @@ from interp_steer.explorer.library import Library
 from interp_steer.explorer.parts import SCREEN, SELECTION, VERSION, labelled, problem
 from interp_steer.explorer.selecting import Event, next_selection, shown_controls
 from interp_steer.explorer.selection import VIEWS, Selection
-from interp_steer.plots.plotly_bundle import plotly_js
 from interp_steer.plots.style import METHOD_TITLES
 
-PLOTLY_PATH = "_dash-component-suites/plotly/package_data/plotly.min.js"
-"""Where Dash's page looks for plotly.js, below its own address."""
-_KEEP_AN_HOUR = {"Cache-Control": "private, max-age=3600"}
 LOOK_AGAIN_MS = 3000
 """Between two looks at whether the run has changed."""
 _TITLES = {
@@ -60,11 +56,12 @@ def make_app(library: Library, live: live_view.LivePanes) -> Dash:
     app = Dash(
         "interp_steer.explorer",
         assets_folder=str(Path(__file__).parent / "assets"),
+        assets_ignore=first_figure.SCRIPT,
         title="interp_steer explorer",
         update_title="",
         suppress_callback_exceptions=True,
     )
-    _serve_small_plotly(app)
+    first_figure.register(app, library)
     app.layout = lambda: _page(library)
     _register_selection(app, library)
     _register_version(app, library)
@@ -76,24 +73,9 @@ def make_app(library: Library, live: live_view.LivePanes) -> Dash:
     return app
 
 
-def _serve_small_plotly(app: Dash) -> None:
-    """Answer the address where Dash looks for plotly.js with the build that pages here need.
-
-    The page asks for it at once, after Dash has started: the browser reads it while it waits for
-    the first answers, instead of when the first figure is there.
-    """
-    address = f"{app.config.requests_pathname_prefix}{PLOTLY_PATH}"
-    early = f'<script async src="{address}"></script>'
-    app.index_string = app.index_string.replace("{%renderer%}", "{%renderer%}" + early)
-
-    @app.server.route(address)
-    def plotly() -> Response:
-        return Response(plotly_js(), mimetype="text/javascript", headers=_KEEP_AN_HOUR)
-
-
 def _page(library: Library) -> html.Div:
     views = {
-        "layers": layers_view.layout(),
+        "layers": [first_figure.first_place(), *layers_view.layout()],
         "boundary": boundary_view.layout(),
         "tokens": tokens_view.layout(),
         "compare": compare_view.layout(),

@@ -8,24 +8,8 @@
     "ρ before (a.u.)", "ρ after (a.u.)", "|Δh| (a.u.)", "|Δh| / |h|", "log p (nats)",
   ];
   const DRAWN_AFTER = 150; // milliseconds until a row that was scrolled to can be flashed
-  const WIDTH_STEP = 40; // pixels: figures are laid out anew when the window has changed by so much
 
-  function theme() {
-    let kept = null;
-    try {
-      kept = window.localStorage.getItem("interp-steer-theme");
-    } catch (error) {
-      kept = null; // storage may be switched off
-    }
-    if (kept === "dark" || kept === "light") return kept;
-    return window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  }
-
-  function page() {
-    const width = document.documentElement.clientWidth;
-    return { theme: theme(), width: Math.max(320, Math.floor(width / WIDTH_STEP) * WIDTH_STEP) };
-  }
-
+  const { theme, page } = window.interpSteerPage; // of ahead.js
   let told = "";
   function tell() {
     const now = page();
