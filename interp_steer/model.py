@@ -23,7 +23,8 @@ from interp_steer.errors import ModelError
 from interp_steer.forwarding import ChunkRunner, LayerHooks
 from interp_steer.generation import StopRule, sample_responses
 from interp_steer.model_identity import model_identity, weight_hash
-from interp_steer.model_loading import DtypeName, Placement, load_bridge
+from interp_steer.model_loading import load_bridge
+from interp_steer.placement import DtypeName, Placement
 from interp_steer.sampling import (
     Generation,
     GenerationSettings,

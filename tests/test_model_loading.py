@@ -23,14 +23,11 @@ from architectures import save_random
 from conftest import save_tiny
 from interp_steer.config import SamplingConfig
 from interp_steer.errors import ModelError
+from interp_steer.loading_errors import explanation
 from interp_steer.model import ChatOptions, HookedLM
-from interp_steer.model_loading import (
-    Placement,
-    check_architecture,
-    explanation,
-    load_bridge,
-    supported_architectures,
-)
+from interp_steer.model_loading import load_bridge
+from interp_steer.model_support import check_architecture, supported_architectures
+from interp_steer.placement import Placement
 from interp_steer.scenarios import save_scenarios
 from interp_steer.study import Sources, reopen_study, start_study
 from interp_steer.tokens import TokenChunk

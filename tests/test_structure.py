@@ -26,6 +26,7 @@ FLOORS = (
     ("files", "scenarios", "tokens", "logistic", "readability", "kv_cache", "prefix_sharing"),
     ("resid_taps", "bare_components"),
     ("widening",),
+    ("placement", "loading_errors", "model_support"),
     ("model_loading", "model_size", "presets", "chat_template"),
     ("chat_client", "planes", "labelled", "layer_probe", "tokenization", "sampling", "forwarding"),
     ("shards", "projection_files", "scenario_sets", "draft_answers"),
