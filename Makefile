@@ -45,7 +45,7 @@ $(VENV)/inspect/.installed: requirements-inspect.lock $(STAMP)
 figures: runs/demo/summary.json ## every figure of the demo's honesty run, with its analyses
 	$(BIN)/interp-steer figures runs/demo/honesty
 
-gallery: runs/duration/.swept ## the pictures of docs/gallery.md, from the demo's honesty run
+gallery: runs/duration/.swept runs/demo/.evaluated ## the pictures of docs/gallery.md, from the demo's honesty run
 	$(BIN)/python -m figures.gallery runs/demo/honesty runs/duration/honesty docs
 
 # Figure 10 needs scopes and threats that the demo's grid lacks: a copy, so that the demo stays whole.
@@ -56,6 +56,15 @@ runs/duration/.swept: runs/demo/summary.json
 	  --scopes all response first:1 first:2 first:4 first:8 first:16 first:32 \
 	  --threats malicious_prompt prefill:2 prefill:4 prefill:8 prefill:16 \
 	  --protocol split --reporting-scenarios 24 --control-draws 0 --extras
+	touch $@
+
+# Figure 11 is of suites and of the tournament, which the demo leaves to whoever wants them: a minute.
+runs/demo/.evaluated: runs/demo/summary.json
+	$(BIN)/interp-steer judge-tournament runs/demo/honesty
+	$(BIN)/interp-steer evaluate runs/demo/honesty --suite multi-turn --limit 8
+	$(BIN)/interp-steer evaluate runs/demo/honesty --suite choice
+	$(BIN)/interp-steer evaluate runs/demo/honesty --suite cross-trait --other runs/demo/compassion --limit 20
+	$(BIN)/interp-steer evaluate runs/demo/honesty --suite cost --limit 12 --batch-size 4 --max-new-tokens 96
 	touch $@
 
 runs/demo/summary.json: | $(STAMP)

@@ -219,6 +219,18 @@ def test_suite_curves_hold_their_table_and_ratings_name_their_places() -> None:
     assert figure.layout.xaxis.ticktext[0] == "SwFC" and "n ≥ 20 comparisons" in words(figure)
 
 
+def test_a_series_of_a_later_panel_is_in_the_legend_too() -> None:
+    rows = [
+        {"panel": f"% right, {s}", "series": s, "x": 1.0, "value": 9.0, "low": 8.0, "high": 9.5}
+        for s in ("swfc", "sttp")
+    ]
+    values = pd.DataFrame([*rows, {**rows[0], "x": 2.0}]).assign(n=20)
+    chosen = {"swfc": 1.0, "sttp": 1.0}
+    figure = suite_curves(SuiteCurves(values=values, x_title="α", what="q", chosen=chosen))
+    named = [t.name for t in figure.data if t.showlegend is not False]
+    assert sorted(named) == ["StTP", "SwFC", "operating point"]
+
+
 def test_suite_points_hold_their_table_line_by_line() -> None:
     rows = [
         ("trait <b>", "unsteered", "none", 90.0),

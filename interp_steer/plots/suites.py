@@ -76,10 +76,14 @@ def suite_curves(result: SuiteCurves, *, title: str = "", column: Column = SCREE
         vertical_spacing=gap / height if n_rows > 1 else 0.0,
     )
     series = list(dict.fromkeys(result.values["series"]))
+    named = result.values.drop_duplicates("series")
+    shown_first = dict(zip(texts(named, "series"), texts(named, "panel"), strict=True))
     for place, name in enumerate(panels):
         row, col = place // n_cols + 1, place % n_cols + 1
         for one in series:
-            _draw_series(figure, result, name, one, series, row=row, col=col, first=place == 0)
+            _draw_series(
+                figure, result, name, one, series, row=row, col=col, first=shown_first[one] == name
+            )
         if place + n_cols >= len(panels):
             figure.update_xaxes(title_text=result.x_title, row=row, col=col)
     if _is_one_point_each(result.values):
@@ -157,7 +161,7 @@ def _draw_series(
             marker={"symbol": "circle-open", "size": 12, "color": colour, "line": {"width": 2}},
             name="operating point",
             legendgroup="operating point",
-            showlegend=first and rank == 0,
+            showlegend=first and name == next(one for one in series if one in result.chosen),
             hoverinfo="skip",
             row=row,
             col=col,

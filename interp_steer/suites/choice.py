@@ -5,6 +5,7 @@ greedily; right is the true option and nothing else. It is the bundled model's o
 25 %, and no other model knows these facts.
 """
 
+import filecmp
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,12 @@ ACCURACY = Measure(name="right", title="multiple choice (% right)", bounds=PERCE
 N_ANSWER_TOKENS = 8
 
 
+def _is_bundled(model: Path) -> bool:
+    """Whether a directory holds the bundled model's weights, wherever it lies."""
+    weights = model / "model.safetensors"
+    return weights.exists() and filecmp.cmp(weights, MODEL_DIR / weights.name, shallow=False)
+
+
 def run_choice(subject: Subject) -> tuple[Evaluation, Summary]:
     """Ask the questions that are missing, then summarise.
 
@@ -50,7 +57,7 @@ def run_choice(subject: Subject) -> tuple[Evaluation, Summary]:
         EvaluationError: the run is of another model than the bundled one.
         RunError: rows were made under other settings, by name.
     """
-    if Path(subject.study.run.manifest["sources"]["model"]) != MODEL_DIR.resolve():
+    if not _is_bundled(Path(subject.study.run.manifest["sources"]["model"])):
         raise EvaluationError(
             "the questions of the suite choice are about the bundled model's facts, and this run "
             "is of another model; use --suite mmlu"
