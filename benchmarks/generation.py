@@ -16,7 +16,7 @@ idle cores.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,21 +155,33 @@ def _overheads(batch: Batch, options: Options) -> list[Ratio]:
 
 
 def check_same_tokens(batch: Batch) -> float:
-    """Refuse to compare unless greedy tokens agree.
+    """Refuse to compare unless greedy tokens agree; see `check_agreement`."""
+    greedy = replace(batch, settings=replace(batch.settings, temperature=0.0))
+    return check_agreement(batch.work.name, greedy.tokens(), greedy.plain_tokens())
+
+
+def check_agreement(
+    name: str, ours: Iterable[Sequence[int]], plain: Iterable[Sequence[int]]
+) -> float:
+    """Refuse to compare contestants whose greedy tokens do not agree.
+
+    Args:
+        name: of the workload.
+        ours: tokens of every row, as this library makes them.
+        plain: the same rows, as plain Hugging Face makes them.
 
     Returns:
         Share of tokens that agree.
 
     Raises:
-        BenchmarkError: they do not.
+        BenchmarkError: they do not, so the contestants do not do the same.
     """
-    greedy = replace(batch, settings=replace(batch.settings, temperature=0.0))
-    pairs = zip(greedy.tokens(), greedy.plain_tokens(), strict=True)
-    agree = [a == b for ours, plain in pairs for a, b in zip(ours, plain, strict=True)]
+    pairs = zip(ours, plain, strict=True)
+    agree = [a == b for one, other in pairs for a, b in zip(one, other, strict=True)]
     share = sum(agree) / len(agree)
     if share < LEAST_AGREEMENT:
         raise BenchmarkError(
-            f"greedy tokens of {batch.work.name} agree with Hugging Face's in {share:.1%}, "
-            f"expected at least {LEAST_AGREEMENT:.0%}"
+            f"greedy tokens of {name} agree with plain Hugging Face's in {share:.1%}, expected at "
+            f"least {LEAST_AGREEMENT:.0%}: the two do not do the same"
         )
     return share

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.generation import unstopped
+from benchmarks.generation import check_agreement, unstopped
 from benchmarks.ratios import (
     BenchmarkError,
     Goal,
@@ -46,9 +46,6 @@ from interp_steer.sweep import Block, SweepSetting, read_rows, run_cells
 
 _log = logging.getLogger(__name__)
 
-LEAST_AGREEMENT = 0.95
-"""Share of greedy tokens in which ours and the plain ones must agree; rounding may flip a tie,
-after which the rest of a row differs."""
 GOALS: dict[str, dict[str, Goal]] = {
     "cpu": {"sweep_vs_loop": at_least(2.5), "sweep_vs_single": at_least(40)},
     "cuda": {"sweep_vs_loop": at_least(4), "sweep_vs_single": at_least(100)},
@@ -235,11 +232,4 @@ def check_same_edits(work: Workload, *, n_scenarios: int = 6) -> float:
     greedy = replace(work.study.settings, temperature=0.0)
     contest = Contest(work=few, settings=greedy, stops=False)
     ours, plain = contest.packed(), contest.loop()
-    agree = [a == b for key in plain for a, b in zip(ours[key], plain[key], strict=True)]
-    share = sum(agree) / len(agree)
-    if share < LEAST_AGREEMENT:
-        raise BenchmarkError(
-            f"greedy tokens of {work.name} agree in {share:.1%}, expected at least "
-            f"{LEAST_AGREEMENT:.0%}: the plain hook does not make the same edit"
-        )
-    return share
+    return check_agreement(work.name, [ours[key] for key in plain], plain.values())
