@@ -13,6 +13,7 @@ import tyro
 
 from interp_steer.command_options import Common
 from interp_steer.config import JudgeChoice, ModelPlace
+from interp_steer.errors import InterpSteerError
 
 if TYPE_CHECKING:
     from interp_steer.judges import Judge
@@ -55,7 +56,13 @@ class Rescore:
         run = Run.open(self.run_folder)
         judge = judge_of(self.judge.as_sweep(run.manifest), str(run.manifest["trait"]))
         filling = Filling(judge=judge, any_judge=self.any_judge, repeat=self.again)
-        filled = list(self._filled(run, filling))
+        filled: list[Rescored] = []
+        try:
+            for one in self._filled(run, filling):
+                filled.append(one)
+        except InterpSteerError:  # what was filled before stays, and is reported on anew
+            list(_made_anew(run, filled))
+            raise
         lines = [one.text() for one in filled] or ["no score is missing"]
         lines += _made_anew(run, filled)
         return "\n".join(lines) + spent(judge)
@@ -105,8 +112,13 @@ def _made_anew(run: "Run", filled: "list[Rescored]") -> "Iterator[str]":
 
     has_changed = any(one.part == "sweep" and one.n_filled for one in filled)
     if run.operating_points_file.exists() and (has_changed or is_outdated(run)):
-        select(run, coherence_share=read_json(run.operating_points_file).get("coherence_share"))
-        yield f"operating points chosen anew: {run.operating_points_file}"
+        share = read_json(run.operating_points_file).get("coherence_share")
+        try:
+            select(run, coherence_share=share)
+        except InterpSteerError as error:  # another cell was chosen, which the sweep has yet to try
+            yield f"operating points are of the scores before, {run.operating_points_file}: {error}"
+        else:
+            yield f"operating points chosen anew: {run.operating_points_file}"
     for part in dict.fromkeys(o.part.split(",")[0] for o in filled if o.n_filled):
         if part != "sweep":
             yield (
