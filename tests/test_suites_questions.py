@@ -6,6 +6,7 @@ means nothing: what is tested is who is asked what, what is kept, and what is re
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import yaml
 from chat_servers import chat_server
 from interp_steer.cells import MALICIOUS, NEUTRAL, Cell
 from interp_steer.errors import RunError
+from interp_steer.judges import Answer, JudgeScore
 from interp_steer.model import HookedLM
 from interp_steer.plots import SINGLE
 from interp_steer.plots.sources import RunSource
@@ -32,8 +34,9 @@ from interp_steer.suites.question_files import read_alpaca_eval, read_mt_bench
 from interp_steer.suites.ratings import parse_better, parse_ten
 from interp_steer.suites.running import evaluate
 from interp_steer.suites.settings import EvaluationError, SuiteConfig
+from interp_steer.suites.subject import Subject
 from interp_steer.suites.transfer import run_transfer
-from study_cases import scenarios
+from study_cases import WordJudge, scenarios
 from suite_cases import pointed_study, subject
 
 MT_BENCH = [
@@ -231,11 +234,22 @@ class TestCrossTrait:
         ]
 
     def test_its_figure_shows_the_means_of_its_rows(
-        self, study: Study, tiny_lm: HookedLM, tiny_dir: Path, tmp_path: Path
+        self, tiny_lm: HookedLM, tiny_dir: Path, tmp_path: Path
     ) -> None:
-        other = pointed_study(tmp_path, tiny_lm, tiny_dir, trait="compassion")
-        options = {"other": other.run.path, "methods": ("sttp",), "limit": 2, "control_draws": 2}
-        evaluation, summary = run_cross_trait(subject("cross-trait", study, **options))
+        study = pointed_study(tmp_path / "own", tiny_lm, tiny_dir)
+        other = pointed_study(tmp_path / "other", tiny_lm, tiny_dir, trait="compassion")
+
+        class Kind(WordJudge):
+            """Thinks more of answers to scenarios of compassion."""
+
+            def score(self, answer: Answer) -> JudgeScore:
+                found = super().score(answer)
+                bonus = 30.0 if answer.scenario.trait == "compassion" else 0.0
+                return replace(found, trait=min(100.0, (found.trait or 0.0) + bonus))
+
+        config = SuiteConfig(other=other.run.path, methods=("sttp",), limit=2, control_draws=2)
+        asked = Subject.of("cross-trait", study, config, judge=Kind())
+        evaluation, summary = run_cross_trait(asked)
         assert summary.figure is not None
         keep_figure_table(study.run, "cross-trait", summary.figure)
         (drawing,) = RECIPES["cross_trait"].draw(RunSource(study.run))
