@@ -12,7 +12,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp_steer.analysis.frames import numbers, rows_where, texts
-from interp_steer.plots.figure_files import FigureError
 from interp_steer.plots.style import (
     FAINT,
     INK,
@@ -27,6 +26,7 @@ from interp_steer.plots.style import (
     number,
     wrapped,
 )
+from interp_steer.plots.suites import check_table
 from interp_steer.plots.text import as_text
 
 POINT_COLUMNS = ("panel", "group", "series", "value", "low", "high", "n")
@@ -52,11 +52,7 @@ class SuitePoints:
     """Series to its name in the legend, where that is not a method's."""
 
     def __post_init__(self) -> None:
-        missing = [name for name in POINT_COLUMNS if name not in self.values]
-        if missing or self.values.empty:
-            raise FigureError(
-                f"the suite's table cannot be drawn: it lacks {', '.join(missing) or 'rows'}"
-            )
+        check_table(self.values, POINT_COLUMNS)
 
 
 def suite_points(result: SuitePoints, *, title: str = "", column: Column = SCREEN) -> go.Figure:

@@ -54,11 +54,20 @@ class SuiteCurves:
     """Series to the x of its operating point, where x is a coefficient."""
 
     def __post_init__(self) -> None:
-        missing = [name for name in SUITE_COLUMNS if name not in self.values]
-        if missing or self.values.empty:
-            raise FigureError(
-                f"the suite's table cannot be drawn: it lacks {', '.join(missing) or 'rows'}"
-            )
+        check_table(self.values, SUITE_COLUMNS)
+
+
+def check_table(values: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse a suite's table that cannot be drawn.
+
+    Raises:
+        FigureError: it lacks columns, by name, or rows.
+    """
+    missing = [name for name in columns if name not in values]
+    if missing or values.empty:
+        raise FigureError(
+            f"the suite's table cannot be drawn: it lacks {', '.join(missing) or 'rows'}"
+        )
 
 
 def suite_curves(result: SuiteCurves, *, title: str = "", column: Column = SCREEN) -> go.Figure:
