@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -84,7 +84,8 @@ class PooledCapture:
         self.layers = tuple(layers)
         self._n_responses = n_responses
         self._sums: dict[int, Tensor] = {}
-        self._n_tokens = torch.zeros(n_responses, dtype=torch.long)
+        self._n_tokens: Tensor | None = None
+        self._left_out: tuple[TokenChunk, Tensor] | None = None
 
     def hooks(self) -> dict[int, ResidHook]:
         """Hooks by layer; they read and never edit."""
@@ -92,17 +93,29 @@ class PooledCapture:
 
     def _hook(self, layer: int) -> ResidHook:
         def add(resid: Float[Tensor, "batch pos d_model"], chunk: TokenChunk) -> None:
-            is_response = chunk.segments == Segment.RESPONSE
             if layer not in self._sums:
                 shape = (self._n_responses, resid.shape[-1])
                 self._sums[layer] = torch.zeros(shape, dtype=torch.float32, device=resid.device)
             # Masked, not multiplied: what stands at padding may be anything, infinity included.
-            summed = resid.float().masked_fill(~is_response[..., None], 0.0).sum(dim=1)
+            summed = resid.float().masked_fill(self._others(chunk), 0.0).sum(dim=1)
             self._sums[layer].index_add_(0, chunk.rows, summed)
             if layer == self.layers[0]:
-                self._n_tokens.index_add_(0, chunk.rows.cpu(), is_response.sum(dim=1).cpu())
+                self._count(chunk)
 
         return add
+
+    def _others(self, chunk: TokenChunk) -> Bool[Tensor, "batch pos 1"]:
+        """Which tokens of a chunk do not count; found once for all layers that see it."""
+        if self._left_out is None or self._left_out[0] is not chunk:
+            self._left_out = (chunk, (chunk.segments != Segment.RESPONSE)[..., None])
+        return self._left_out[1]
+
+    def _count(self, chunk: TokenChunk) -> None:
+        if self._n_tokens is None:
+            self._n_tokens = torch.zeros(
+                self._n_responses, dtype=torch.long, device=chunk.rows.device
+            )
+        self._n_tokens.index_add_(0, chunk.rows, (~self._others(chunk)).sum(dim=(1, 2)))
 
     def result(self) -> PooledResiduals:
         """Return the means so far.
@@ -110,16 +123,15 @@ class PooledCapture:
         Raises:
             ModelError: no call was made under these hooks.
         """
-        if len(self._sums) < len(self.layers):
+        if self._n_tokens is None or len(self._sums) < len(self.layers):
             raise ModelError(
                 "nothing was captured; run HookedLM.forward or generate inside "
                 "`with lm.hooks(capture.hooks())` first"
             )
         sums = torch.stack([self._sums[layer].cpu() for layer in self.layers], dim=1)
+        n_tokens = self._n_tokens.cpu()
         return PooledResiduals(
-            values=sums / self._n_tokens[:, None, None],
-            layers=self.layers,
-            n_tokens=self._n_tokens.clone(),
+            values=sums / n_tokens[:, None, None], layers=self.layers, n_tokens=n_tokens.clone()
         )
 
 
