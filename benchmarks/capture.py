@@ -1,0 +1,247 @@
+"""What capturing residual streams costs while generating, in time and memory.
+
+Response-averaged resid_post of all layers, in four ways:
+
+- plain: nothing is captured; the limit.
+- pooled: this library, sums inside the hooks of the same generation (`PooledCapture`).
+- cached: generate, then TransformerLens' `run_with_cache` of the sequences, filtered to resid_post,
+  and the mean over response tokens: a second pass, every token's residual in memory.
+- returned: `TransformerBridge.generate(return_cache=True)`, which takes one prompt at a time, and
+  the mean likewise.
+
+Claims:
+
+- `capture_overhead`: time of pooled over plain.
+- `capture_vs_run_with_cache`, `capture_vs_return_cache`: time of that way over pooled (the second
+  at batch 1).
+- `capture_memory_vs_cache`: peak memory of cached above plain's, over that of pooled, each in a
+  process of its own, the peak counted from after warming up (Linux: VmHWM of /proc). Pooled is
+  counted as no less than the sums that it keeps. At two response lengths: its extra does not grow.
+
+The means of all ways must agree before any time is taken, and tokens are equal in number.
+
+Command: python -m benchmarks capture [--device cuda] [--quick]. Takes about five minutes on two
+idle cores.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.generation import unstopped
+from benchmarks.ratios import (
+    BenchmarkError,
+    Options,
+    Ratio,
+    at_least,
+    at_most,
+    interleaved,
+    measured,
+    paired_ratio,
+)
+from benchmarks.workloads import Workload, bundled, random_100m
+from interp_steer.names import resid_post
+from interp_steer.residuals import PooledCapture
+from interp_steer.sampling import Generation, GenerationSettings
+from interp_steer.tokens import Segment, left_pad
+
+Means = Float[Tensor, "response layer d_model"]
+
+WAYS = ("plain", "pooled", "cached", "returned")
+MEANS_NOISE = 1e-3
+"""Largest difference of a mean, relative to the largest entry: two passes round differently."""
+MODELS = {"bundled": bundled, "random": random_100m}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """The same prompts for every way."""
+
+    work: Workload
+    """The model."""
+    n_rows: int
+    """Prompts of a batch."""
+    settings: GenerationSettings
+    """Sampling."""
+
+    def plain(self) -> list[Generation]:
+        """Generate and capture nothing."""
+        lm = self.work.study.lm
+        every = self.work.scenarios
+        prompts = [
+            lm.tokenize(every[row % len(every)].prompt("malicious")) for row in range(self.n_rows)
+        ]
+        with unstopped(lm):
+            keys = [str(row) for row in range(self.n_rows)]
+            return lm.generate(prompts, self.settings, sample_keys=keys)
+
+    def pooled(self) -> Means:
+        """This library's way."""
+        lm = self.work.study.lm
+        capture = PooledCapture(self.n_rows, layers=range(lm.n_layers))
+        with lm.hooks(capture.hooks()):
+            self.plain()
+        return capture.result().values
+
+    def cached(self) -> Means:
+        """A second pass through `run_with_cache`."""
+        lm, made = self.work.study.lm, self.plain()
+        batch = left_pad([one.sequence for one in made], pad_id=0, device=lm.device)
+        names = [resid_post(layer) for layer in range(lm.n_layers)]
+        with torch.no_grad():
+            _, cache = lm.bridge.run_with_cache(
+                batch.chunk.token_ids,
+                attention_mask=batch.chunk.is_real.long(),
+                names_filter=names,
+            )
+        return _means([cache[name] for name in names], batch.chunk.segments == Segment.RESPONSE)
+
+    def returned(self) -> Means:
+        """`generate(return_cache=True)`, prompt by prompt; its tokens are its own draws."""
+        lm, every = self.work.study.lm, self.work.scenarios
+        names = [resid_post(layer) for layer in range(lm.n_layers)]
+        means = []
+        for row in range(self.n_rows):
+            prompt = lm.tokenize(every[row % len(every)].prompt("malicious"))
+            tokens = torch.tensor([prompt.token_ids], device=lm.device)
+            made, cache = lm.bridge.generate(
+                tokens,
+                max_new_tokens=self.settings.max_new_tokens,
+                stop_at_eos=False,
+                temperature=self.settings.temperature,
+                top_p=self.settings.top_p,
+                return_type="input",
+                return_cache=True,
+                names_filter=names,
+                verbose=False,
+            )
+            if made.shape[1] != len(prompt) + self.settings.max_new_tokens:
+                raise BenchmarkError(f"return_cache made {made.shape[1]} tokens")
+            is_response = torch.arange(made.shape[1], device=lm.device)[None] >= len(prompt)
+            means.append(_means([cache[name] for name in names], is_response))
+        return torch.cat(means)
+
+
+def _means(residuals: Sequence[Tensor], is_response: Tensor) -> Means:
+    """Mean over response tokens, layer by layer."""
+    kept = is_response[..., None]
+    n_tokens = is_response.sum(dim=1)[:, None]
+    return torch.stack(
+        [r.float().masked_fill(~kept, 0).sum(dim=1) / n_tokens for r in residuals], dim=1
+    ).cpu()
+
+
+def measure(options: Options) -> list[Ratio]:
+    """Every ratio of this script.
+
+    Raises:
+        BenchmarkError: the ways do not find the same means; nothing is timed then.
+    """
+    found: list[Ratio] = []
+    lengths = {"bundled": (48, 96), "random": (16, 32)}
+    for name, build in MODELS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            work = build(Path(folder), options)
+            n_tokens = 6 if options.quick else lengths[name][0]
+            settings = replace(work.study.settings, max_new_tokens=n_tokens)
+            for n_rows in (1, 4) if options.quick else (1, 16, 112):
+                found += _times(Capture(work=work, n_rows=n_rows, settings=settings), options)
+        if not options.quick and torch.device(options.device).type == "cpu":
+            found += [_memory(name, n, options) for n in lengths[name]]
+    return found
+
+
+def _times(capture: Capture, options: Options) -> list[Ratio]:
+    check_same_means(capture)
+    ways: dict[str, Callable[[], Any]] = {
+        way: getattr(capture, way) for way in WAYS if way != "returned" or capture.n_rows == 1
+    }
+    for way in ways.values():  # warms every path up
+        way()
+    rates = interleaved(
+        {name: lambda way=way: float(len(way())) for name, way in ways.items()},
+        runs=options.runs,
+        device=options.device,
+    )
+    tokens = capture.settings.max_new_tokens
+    case = f"{capture.work.name}, batch {capture.n_rows}, {tokens} tokens, all layers"
+
+    def ratio(claim: str, ours: str, theirs: str, goal: Any) -> Ratio:
+        paired = paired_ratio(rates[ours], rates[theirs])
+        goal = None if options.quick else goal
+        return measured(claim, case, paired, device=options.device, goal=goal)
+
+    found = [
+        ratio("capture_overhead", "plain", "pooled", at_most(1.10)),
+        ratio("capture_vs_run_with_cache", "pooled", "cached", at_least(1)),
+    ]
+    if "returned" in rates:
+        found.append(ratio("capture_vs_return_cache", "pooled", "returned", at_least(1)))
+    return found
+
+
+def check_same_means(capture: Capture) -> float:
+    """Refuse to compare unless pooled and cached find the same means.
+
+    Returns:
+        Largest difference, relative to the largest entry.
+
+    Raises:
+        BenchmarkError: they do not.
+    """
+    pooled, cached = capture.pooled(), capture.cached()
+    off = float((pooled - cached).abs().max() / cached.abs().max())
+    if off > MEANS_NOISE:
+        raise BenchmarkError(
+            f"pooled means of {capture.work.name} differ from run_with_cache's by {off:.1e} of the "
+            f"largest entry, expected at most {MEANS_NOISE:.0e}"
+        )
+    return off
+
+
+def _memory(model: str, n_tokens: int, options: Options) -> Ratio:
+    n_rows = 112
+    peaks = {
+        way: [_peak(model, way, n_rows, n_tokens) for _ in range(min(3, options.runs))]
+        for way in ("plain", "pooled", "cached")
+    }
+    kept = peaks["pooled"][0]["kept_bytes"]
+    extra = {
+        way: [
+            max(float(kept), one["peak_bytes"] - plain["peak_bytes"])
+            for one, plain in zip(peaks[way], peaks["plain"], strict=True)
+        ]
+        for way in ("pooled", "cached")
+    }
+    sizes = {way: sorted(values)[len(values) // 2] / 2**20 for way, values in extra.items()}
+    case = (
+        f"{peaks['plain'][0]['name']}, batch {n_rows}, {n_tokens} tokens, all layers: "
+        f"{sizes['cached']:.1f} MiB and {sizes['pooled']:.1f} MiB"
+    )
+    return measured(
+        "capture_memory_vs_cache",
+        case,
+        paired_ratio(extra["cached"], extra["pooled"]),
+        device=options.device,
+        goal=at_least(5),
+    )
+
+
+def _peak(model: str, way: str, n_rows: int, n_tokens: int) -> dict[str, Any]:
+    """Peak memory of one way, in a process of its own (`benchmarks.capture_peak`)."""
+    command = [sys.executable, "-m", "benchmarks.capture_peak", model, way]
+    done = subprocess.run(
+        [*command, str(n_rows), str(n_tokens)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise BenchmarkError(f"{way} of {model} failed: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
