@@ -18,7 +18,8 @@ Claims:
   process of its own, the peak counted from after warming up (Linux: VmHWM of /proc). Pooled is
   counted as no less than the sums that it keeps. At two response lengths: its extra does not grow.
 
-The means of all ways must agree before any time is taken, and tokens are equal in number.
+Pooled and cached must find the same means before any time is taken; tokens are equal in number
+everywhere (what `return_cache` samples are its own draws).
 
 Command: python -m benchmarks capture [--device cuda] [--quick]. Takes about five minutes on two
 idle cores.

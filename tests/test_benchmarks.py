@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import explorer, pages
+from benchmarks import capture, explorer, generation, pages
 from benchmarks import sweep as sweep_benchmark
 from benchmarks.peers import PlainModel
 from benchmarks.ratios import (
@@ -23,6 +23,7 @@ from benchmarks.ratios import (
     Options,
     Ratio,
     at_least,
+    at_most,
     interleaved,
     measured,
     paired_ratio,
@@ -228,7 +229,7 @@ class TestSweepBenchmark:
             return steered(self, cell, replace(probe, boundary=-1e9))
 
         monkeypatch.setattr(PlainModel, "steered", other)
-        with pytest.raises(BenchmarkError, match="does not make the same edit"):
+        with pytest.raises(BenchmarkError, match="the two do not do the same"):
             sweep_benchmark.check_same_edits(work)
 
     @pytest.mark.slow
@@ -395,6 +396,48 @@ class TestExplorerBenchmark:
             for one in asked
         ]
         assert shares[0].fired < shares[-1].fired
+
+
+class TestGenerationAndCapture:
+    """That the contestants do the same work, and that another's is noticed."""
+
+    def test_an_overhead_holds_where_it_is_small(self) -> None:
+        slower = measured("x", "y", paired_ratio([1.04], [1.0]), device="cpu", goal=at_most(1.05))
+        assert slower.holds and slower.goal == "<= 1.05x"
+        slowest = measured("x", "y", paired_ratio([1.06], [1.0]), device="cpu", goal=at_most(1.05))
+        assert slowest.holds is False
+
+    def test_other_tokens_than_hugging_faces_are_refused(
+        self, work: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batch = generation.Batch(work=work, n_rows=3, settings=work.study.settings)
+        assert generation.check_same_tokens(batch) == 1.0
+        assert batch.ours("sttp", 12.0, traced=True) == batch.plain() == 3 * 6
+        monkeypatch.setattr(work.plain.model.model.layers[0], "forward", lambda h, **_: h)
+        with pytest.raises(BenchmarkError, match="agree with plain Hugging Face's in"):
+            generation.check_same_tokens(batch)
+
+    @pytest.mark.slow
+    def test_every_way_of_capturing_finds_means_and_others_are_refused(
+        self, work: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        few = capture.Capture(work=work, n_rows=3, settings=work.study.settings)
+        assert capture.check_same_means(few) < 1e-4
+        lm = work.study.lm
+        assert few.returned().shape == few.pooled().shape == (3, lm.n_layers, lm.d_model)
+        assert bool(few.returned().isfinite().all())
+        found = capture.Capture.cached
+        monkeypatch.setattr(capture.Capture, "cached", lambda self: found(self).roll(1, dims=1))
+        with pytest.raises(BenchmarkError, match="differ from run_with_cache's by"):
+            capture.check_same_means(few)
+
+    @pytest.mark.slow
+    def test_peaks_are_of_a_process_of_their_own(self) -> None:
+        plain, cached = (capture._peak("bundled", way, 60, 24) for way in ("plain", "cached"))
+        # Residuals of at least 60 x 24 tokens at 8 layers of 128 floats stand in memory.
+        assert cached["peak_bytes"] - plain["peak_bytes"] > 60 * 24 * 8 * 128 * 4
+        with pytest.raises(BenchmarkError, match="unheard of of bundled failed"):
+            capture._peak("bundled", "unheard of", 1, 1)
 
 
 def test_the_interval_does_not_depend_on_torch_state() -> None:
