@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import capture, explorer, generation, pages
+from benchmarks import capture, explorer, generation, hooks, pages
 from benchmarks import sweep as sweep_benchmark
 from benchmarks.peers import PlainModel
 from benchmarks.ratios import (
@@ -32,6 +32,7 @@ from benchmarks.ratios import (
 )
 from benchmarks.synthetic_run import TINY, write_run
 from benchmarks.workloads import Workload, bundled
+from interp_steer.cells import steered_cell
 from interp_steer.errors import RunError
 from interp_steer.explorer import boundary_view
 from interp_steer.fit_stage import read_responses
@@ -416,6 +417,24 @@ class TestGenerationAndCapture:
         monkeypatch.setattr(work.plain.model.model.layers[0], "forward", lambda h, **_: h)
         with pytest.raises(BenchmarkError, match="agree with plain Hugging Face's in"):
             generation.check_same_tokens(batch)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", hooks.STEERED)
+    def test_hooks_written_by_hand_do_the_same_or_are_refused(
+        self, work: Workload, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        method, alpha = hooks.STEERED[kind]
+        steered = hooks.Steered(
+            work=work,
+            cell=steered_cell(method=method, layer=4, alpha=alpha, scope="all"),
+            scenarios=hooks.of_one_length(work, 5),
+            settings=work.study.settings,
+        )
+        assert hooks.check_same_tokens(steered) > 0.95
+        assert {len(row) for row in steered.transformer_lens()} == {6}
+        monkeypatch.setattr(hooks, "plain_edit", lambda *_args, **_options: lambda h: h)
+        with pytest.raises(BenchmarkError, match="agree with plain Hugging Face's in"):
+            hooks.check_same_tokens(steered)
 
     @pytest.mark.slow
     def test_every_way_of_capturing_finds_means_and_others_are_refused(

@@ -1,0 +1,178 @@
+"""Steered generation against hooks written by hand, on the same model, prompts and lengths.
+
+- `peer_hf_hooks`: tokens a second of this library over Hugging Face's `generate` with a forward
+  hook on the block (`peers`).
+- `peer_tl_hooks`: likewise over TransformerLens' own `TransformerBridge.generate` with a hook at
+  resid_post.
+
+Additive steering (SwFC) is what every package does; gated steering (StTP) the others can only do by
+a hook of one's own, as here. At batch 1, 16 and 128, prompts of one length, no token stops a
+response. Greedy tokens of all three must agree before any time is taken.
+
+Command: python -m benchmarks hooks [--device cuda] [--quick]. Takes about five minutes on two idle
+cores.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.generation import BATCHES, check_agreement, unstopped
+from benchmarks.peers import plain_edit
+from benchmarks.ratios import Options, Ratio, at_least, interleaved, measured, paired_ratio
+from benchmarks.workloads import Workload, bundled, random_100m
+from interp_steer.cells import Cell, steered_cell
+from interp_steer.names import resid_post
+from interp_steer.sampling import GenerationSettings
+from interp_steer.scenarios import Scenario
+from interp_steer.specs import SteeringSpec
+from interp_steer.steering import steer
+
+STEERED = {"additive": ("swfc", 2.0), "gated": ("sttp", 12.0)}
+"""Kinds of steering: method and coefficient."""
+
+CHECKED_TOKENS = 32
+"""Greedy tokens that must agree; steering may need a few before it shows."""
+
+Rows = list[tuple[int, ...]]
+"""Response tokens of every row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steered:
+    """The same rows, steered alike, for every contestant."""
+
+    work: Workload
+    """Model and probes."""
+    cell: Cell
+    """What is done to every row."""
+    scenarios: tuple[Scenario, ...]
+    """Prompts of one length."""
+    settings: GenerationSettings
+    """Sampling."""
+
+    def ours(self) -> Rows:
+        """This library."""
+        lm, cell = self.work.study.lm, self.cell
+        if cell.method == "none" or cell.layer is None or cell.alpha is None:
+            raise ValueError(f"expected a steered cell, got {cell}")
+        spec = SteeringSpec(
+            method=cell.method, layer=cell.layer, alpha=cell.alpha, scope=cell.scope
+        )
+        prompts = [lm.tokenize(scenario.prompt("malicious")) for scenario in self.scenarios]
+        keys = [str(row) for row in range(len(prompts))]
+        with unstopped(lm), steer(lm, spec, self.work.probes):
+            made = lm.generate(prompts, self.settings, sample_keys=keys)
+        return [one.token_ids for one in made]
+
+    def hugging_face(self) -> Rows:
+        """Hugging Face's `generate` and a forward hook."""
+        plain, probe = self.work.plain, self.work.probes.probe(self.cell.layer or 0)
+        with plain.steered(self.cell, probe):
+            prompts = self.work.prompts(self.scenarios)
+            return [tuple(row) for row in plain.generate(prompts, self.settings, stops=False)]
+
+    def transformer_lens(self) -> Rows:
+        """TransformerLens' `generate` and a hook at resid_post."""
+        lm, layer = self.work.study.lm, self.cell.layer or 0
+        edit = plain_edit(self.cell, self.work.probes.probe(layer), device=lm.device)
+
+        def hook(resid: Tensor, **_hook_point: object) -> Tensor:
+            return edit(resid)
+
+        tokens = torch.tensor(self.work.prompts(self.scenarios), device=lm.device)
+        is_greedy = self.settings.temperature == 0
+        with torch.no_grad(), lm.bridge.hooks(fwd_hooks=[(resid_post(layer), hook)]):
+            made = lm.bridge.generate(
+                tokens,
+                max_new_tokens=self.settings.max_new_tokens,
+                stop_at_eos=False,
+                do_sample=not is_greedy,
+                temperature=1.0 if is_greedy else self.settings.temperature,
+                top_p=None if is_greedy else self.settings.top_p,
+                return_type="input",
+                verbose=False,
+            )
+        return [tuple(row) for row in made[:, tokens.shape[1] :].tolist()]
+
+
+def measure(options: Options) -> list[Ratio]:
+    """Every ratio of this script.
+
+    Raises:
+        BenchmarkError: the contestants did not do the same work; nothing is timed then.
+    """
+    found: list[Ratio] = []
+    for build, n_tokens in ((bundled, 48), (random_100m, 16)):
+        with tempfile.TemporaryDirectory() as folder:
+            work = build(Path(folder), options)
+            settings = replace(work.study.settings, max_new_tokens=6 if options.quick else n_tokens)
+            for kind, (method, alpha) in STEERED.items():
+                layer = work.study.lm.n_layers // 2
+                cell = steered_cell(method=method, layer=layer, alpha=alpha, scope="all")
+                for n_rows in BATCHES[:2] if options.quick else BATCHES:
+                    steered = Steered(
+                        work=work,
+                        cell=cell,
+                        scenarios=of_one_length(work, n_rows),
+                        settings=settings,
+                    )
+                    found += _against(steered, kind, options)
+    return found
+
+
+def of_one_length(work: Workload, n_rows: int) -> tuple[Scenario, ...]:
+    """Scenarios whose prompts are of the most frequent length, again and again."""
+    lengths = [len(prompt) for prompt in work.prompts(work.scenarios)]
+    usual = Counter(lengths).most_common(1)[0][0]
+    alike = [s for s, n in zip(work.scenarios, lengths, strict=True) if n == usual]
+    return tuple(alike[row % len(alike)] for row in range(n_rows))
+
+
+def check_same_tokens(steered: Steered) -> float:
+    """Refuse to compare unless greedy tokens agree; return the smaller share that does."""
+    settings = replace(steered.settings, temperature=0.0, max_new_tokens=CHECKED_TOKENS)
+    greedy = replace(steered, settings=settings)
+    ours, name = greedy.ours(), steered.work.name
+    return min(
+        check_agreement(name, ours, greedy.hugging_face()),
+        check_agreement(name, ours, greedy.transformer_lens()),
+    )
+
+
+def _against(steered: Steered, kind: str, options: Options) -> list[Ratio]:
+    check_same_tokens(steered)
+    contestants: dict[str, Callable[[], Rows]] = {
+        "ours": steered.ours,
+        "peer_hf_hooks": steered.hugging_face,
+        "peer_tl_hooks": steered.transformer_lens,
+    }
+    for make in contestants.values():  # warms every path up
+        make()
+    rates = interleaved(
+        {
+            name: lambda make=make: float(sum(map(len, make())))
+            for name, make in contestants.items()
+        },
+        runs=options.runs,
+        device=options.device,
+    )
+    case = (
+        f"{steered.work.name}, {kind}, batch {len(steered.scenarios)}, "
+        f"{steered.settings.max_new_tokens} tokens"
+    )
+    return [
+        measured(
+            claim,
+            case,
+            paired_ratio(rates["ours"], rates[claim]),
+            device=options.device,
+            goal=None if options.quick else at_least(1),
+        )
+        for claim in ("peer_hf_hooks", "peer_tl_hooks")
+    ]
