@@ -92,7 +92,7 @@ class JudgeQuality:
 
 
 def _order_line(order: "OrderEffect") -> str:
-    from interp_steer.report_text import with_interval
+    from interp_steer.measured_tables import with_interval
 
     shown = with_interval(order.first_share, scale=100)
     line = f"Position: the answer shown first won {shown} % of {order.n_decided} decided games"
@@ -103,7 +103,7 @@ def _order_line(order: "OrderEffect") -> str:
 
 
 def _measure_line(measure: "QualityMeasure") -> str:
-    from interp_steer.report_text import with_interval
+    from interp_steer.measured_tables import with_interval
 
     digits = 1 if measure.measure.endswith("difference") else 2
     value = with_interval(measure.estimate, digits=digits)

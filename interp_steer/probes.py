@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from interp_steer.errors import ProbeError, RunError
 from interp_steer.files import atomic_write_json, atomic_write_tensors, read_json, read_tensors
+from interp_steer.html_tables import fixed, html_table
 from interp_steer.labelled import LabelledResiduals
 from interp_steer.layer_fit import fit_direction, fit_layer
 from interp_steer.layer_probe import LayerProbe, probe_as_record, probe_from_record
@@ -85,6 +86,21 @@ class ProbeSet:
                 f"{', '.join(map(str, self.layers))}"
             )
         return self.probes[self.layers.index(layer)]
+
+    def _repr_html_(self) -> str:
+        method, model = self.conventions.get("method"), self.provenance.get("model")
+        about = ", ".join(str(value) for value in (model, method) if value is not None)
+        return html_table(
+            f"probes of {len(self.probes)} layers" + (f" ({about})" if about else ""),
+            columns=(
+                *("layer", "Cohen's d", "d in-sample", "accuracy", "AUROC"),
+                *("m", "delta_mu", "cosine CAA", "converged"),
+            ),
+            rows=[_shown(probe) for probe in self.probes],
+            note="Cross-fitted unless named in-sample; m and delta_mu in activation units. "
+            "A readable layer is not thereby a steerable one.",
+            n_text=0,
+        )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `probes.safetensors` and `probes.json` into `folder`, each atomically.
@@ -172,6 +188,15 @@ def fit_probes(
     Raises:
         ProbeError: shapes that disagree, an empty side, an empty response, activations that are not
             finite, fewer than two scenarios, or a layer where both sides have the same mean.
+
+    Two sides that differ along the first of three dimensions, at one layer:
+
+    >>> noise = torch.randn(20, 1, 3, generator=torch.Generator().manual_seed(0))
+    >>> apart = torch.tensor([4.0, 0.0, 0.0])
+    >>> ids = [str(i) for i in range(10)]
+    >>> probes = fit_probes(noise[:10] + apart, noise[10:], layers=[4], scenario_ids=(ids, ids))
+    >>> bool(probes.probe(4).v_hat[0] > 0.9), probes.probe(4).crossfit.auroc
+    (True, 1.0)
     """
     if method not in get_args(FitMethod):
         raise ProbeError(f"method must be one of {get_args(FitMethod)}, got {method!r}")
@@ -237,6 +262,21 @@ def shuffled_label_direction(
             fit_direction(data.rows(place), labels, layer, method=method, c=c)
             for place, layer in enumerate(data.layers)
         ]
+    )
+
+
+def _shown(probe: LayerProbe) -> tuple[str, ...]:
+    """One layer's cells in a notebook."""
+    return (
+        str(probe.layer),
+        fixed(probe.crossfit.cohens_d, 2),
+        fixed(probe.in_sample.cohens_d, 2),
+        fixed(probe.crossfit.accuracy, 3),
+        fixed(probe.crossfit.auroc, 3),
+        fixed(probe.boundary, 2),
+        fixed(probe.delta_mu, 2),
+        fixed(probe.cosine_caa, 3),
+        "yes" if probe.converged else "no",
     )
 
 

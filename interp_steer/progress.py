@@ -1,6 +1,7 @@
 """How far a sweep is: cells done, rows a second and time left.
 
-A bar on a terminal; in a log file, where a bar would be one endless line, a line a minute.
+A bar on a terminal and in a notebook; in a log file, where a bar would be one endless line, a line
+a minute.
 """
 
 import logging
@@ -35,14 +36,15 @@ class SweepProgress:
         Args:
             description: what is done, e.g. "sweep honesty".
             wanted: rows to do, by cell.
-            on_terminal: whether to draw a bar; by default, whether stderr is a terminal.
+            on_terminal: whether to draw a bar; by default, whether stderr is a terminal, or this
+                process a notebook's kernel.
             clock: seconds, rising.
         """
         self._description, self._clock = description, clock
         self._left = Counter(wanted)
         self.n_rows, self.n_cells = wanted.total(), len(wanted)
         self.rows_done = self.cells_done = self._rows_said = 0
-        is_bar = sys.stderr.isatty() if on_terminal is None else on_terminal
+        is_bar = sys.stderr.isatty() or is_notebook() if on_terminal is None else on_terminal
         self._bar = self._new_bar() if is_bar and self.n_rows else None
         self._started = self._last_line = clock()
 
@@ -91,3 +93,10 @@ class SweepProgress:
 
     def _new_bar(self) -> "tqdm[Any]":
         return tqdm(total=self.n_rows, desc=self._description, unit="row")
+
+
+def is_notebook() -> bool:
+    """Whether this process is a notebook's kernel, whose cells draw bars."""
+    shell = sys.modules.get("IPython")
+    instance = None if shell is None else shell.get_ipython()
+    return instance is not None and "IPKernelApp" in instance.config

@@ -9,7 +9,8 @@ import textwrap
 from interp_steer.candidates import Group
 from interp_steer.comparisons import DEFENCE, BaselineResult, ControlSummary
 from interp_steer.guard import GuardMeasures, GuardPrice
-from interp_steer.intervals import Estimate
+from interp_steer.html_tables import DASH, fixed
+from interp_steer.measured_tables import recovered_text, with_interval
 from interp_steer.measuring import Measured
 from interp_steer.probes import ProbeSet
 from interp_steer.reporting import OperatingPoint, Report
@@ -19,9 +20,6 @@ METHOD_NAMES = {"swfc": "SwFC", "sttp": "StTP", "stmp": "StMP"}
 
 WIDTH = 100
 """Columns of a terminal that the tables fit in."""
-
-DASH = "–"
-"""What stands where a number is not defined or was not measured."""
 
 
 def report_table(report: Report, *, title: str) -> str:
@@ -63,22 +61,6 @@ def probe_table(probes: ProbeSet) -> str:
     return "\n".join([*lines, "", note])
 
 
-def fixed(value: float, digits: int) -> str:
-    """A number with so many decimals; a dash where it is not finite."""
-    return f"{round(value, digits) + 0.0:.{digits}f}" if math.isfinite(value) else DASH
-
-
-def with_interval(estimate: Estimate | None, *, scale: float = 1.0, digits: int = 0) -> str:
-    """Like "75 [68, 81]"; a dash where there is no value, no brackets without an interval."""
-    if estimate is None or not math.isfinite(estimate.value):
-        return DASH
-    value, interval = fixed(scale * estimate.value, digits), estimate.interval
-    if not interval.is_finite:
-        return value
-    low, high = (fixed(scale * end, digits) for end in (interval.low, interval.high))
-    return f"{value} [{low}, {high}]"
-
-
 def threat_name(threat: str) -> str:
     """A threat in words: "malicious prompt", "prefill of 8"."""
     kind, _, k = threat.partition(":")
@@ -93,19 +75,12 @@ def _scores(measured: Measured | GuardMeasures) -> tuple[str, str]:
     return with_interval(measured.trait), with_interval(measured.coherence)
 
 
-def _recovered(measured: Measured) -> str:
-    if not math.isfinite(measured.recovered.value):
-        return "no gap"
-    value, _, interval = with_interval(measured.recovered, scale=100).partition(" ")
-    return f"{value} % {interval}".rstrip()
-
-
 def _reviewer_line(baseline: BaselineResult) -> str:
     name = "prompt-only defence"
     if baseline.group is not None:
         name = f"mean difference, {_short(baseline.group)}"
     found = baseline.measured
-    return _columns(name, "", "", *_scores(found), _recovered(found))
+    return _columns(name, "", "", *_scores(found), recovered_text(found))
 
 
 def _point_line(point: OperatingPoint) -> str:
@@ -116,7 +91,7 @@ def _point_line(point: OperatingPoint) -> str:
         str(cell.layer),
         f"{cell.alpha:g}",
         *_scores(point.reported),
-        _recovered(point.reported),
+        recovered_text(point.reported),
     )
 
 

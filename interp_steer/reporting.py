@@ -26,6 +26,7 @@ from interp_steer.comparisons import (
     control_summaries,
 )
 from interp_steer.guard import GuardPrice, guard_prices
+from interp_steer.measured_tables import MeasuredLine, measured_table
 from interp_steer.measuring import Measured, Measurer
 from interp_steer.operating_points import Chosen, Plan, PointFinder
 from interp_steer.pareto import Front, fronts
@@ -34,6 +35,8 @@ from interp_steer.scoreboard import JUDGED
 from interp_steer.selection import CellScore, Choice
 from interp_steer.splits import ScenarioSplit
 from interp_steer.two_fold import FoldChoice
+
+_STAR = "* no cell kept enough coherence; shown is the most coherent one."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,21 @@ class OperatingPoint:
     """What each half chose; empty in the protocol `split`."""
     finalists: tuple[Measured, ...]
     """The other finalists on the reporting scenarios (`split`); they were not candidates there."""
+
+    @property
+    def line(self) -> MeasuredLine:
+        """The point in a table."""
+        group, cell = self.choice.group, self.selected.cell
+        star = "" if self.choice.keeps_coherence else " *"
+        return MeasuredLine(
+            name=f"{group.method}, scope {group.scope}, {group.threat}{star}",
+            measured=self.reported,
+            layer=cell.layer,
+            alpha=cell.alpha,
+        )
+
+    def _repr_html_(self) -> str:
+        return measured_table("operating point", [self.line], note=_STAR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +110,22 @@ class Report:
     def malicious(self) -> Measured:
         """Baseline: malicious prompt, unsteered."""
         return self.unsteered[MALICIOUS.threat]
+
+    def _repr_html_(self) -> str:
+        unsteered = {"aligned prompt": self.aligned, **self.unsteered}
+        return measured_table(
+            "operating points",
+            [
+                *(
+                    MeasuredLine(name=f"{name}, unsteered", measured=measured, is_baseline=True)
+                    for name, measured in unsteered.items()
+                ),
+                *(point.line for point in self.points),
+            ],
+            controls=self.controls,
+            note=f"95 % intervals; {self.aligned.n_scenarios} scenarios in "
+            f"{self.aligned.n_clusters} clusters. {_STAR}",
+        )
 
 
 def report(rows: pa.Table, plan: Plan) -> Report:

@@ -10,8 +10,9 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from interp_steer.html_tables import DASH, fixed
 from interp_steer.intervals import Estimate, finite_or_none
-from interp_steer.report_text import DASH, fixed, with_interval
+from interp_steer.measured_tables import with_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

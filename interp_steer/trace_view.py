@@ -11,6 +11,7 @@ import html
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -24,11 +25,14 @@ _LABEL_WIDTH = 9
 
 _CSS_ABOVE = ("#e3eef9", "#c0d9ef", "#92bfe3", "#5aa0d3")
 _CSS_BELOW = ("#fdeedd", "#fbd5ae", "#f6b477", "#ec8f3e")
-_CSS = """
+_PAGE_CSS = """
 :root { color-scheme: light; }
 body { font: 15px/1.7 system-ui, sans-serif; color: #111; background: #fff;
   max-width: 62rem; margin: 1.5rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1rem; margin: 2rem 0 0; }
+h1 { font-size: 1.3rem; }
+"""
+_TOKEN_CSS = """
+h2 { font-size: 1rem; margin: 2rem 0 0; }
 p { margin: .2rem 0; } .n { color: #555; font-size: .85rem; }
 .r { display: flex; gap: .8rem; } .r > b { flex: 0 0 5rem; text-align: right; color: #555;
   font-weight: normal; font-size: .8rem; line-height: 2; }
@@ -42,6 +46,33 @@ ol { font-family: ui-monospace, monospace; font-size: .8rem; margin: .3rem 0; }
     for sign, colors in (("p", _CSS_ABOVE), ("m", _CSS_BELOW))
     for step in range(1, N_STEPS + 1)
 )
+# In a notebook's cell the same rules, nested so that they touch nothing else of the page.
+_CELL_CSS = f""".interp-steer-trace {{ color: #111; background: #fff; padding: .6rem;
+{_TOKEN_CSS}
+}}"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TraceView:
+    """A trace that shows itself: tinted tokens in a notebook's cell, text elsewhere."""
+
+    table: pa.Table
+    """A trace table."""
+    n_shown: int = 8
+    """Samples and layers to show, from the first; the rest is counted."""
+
+    def __repr__(self) -> str:
+        return render_terminal(self.table, color=False)
+
+    def _repr_html_(self) -> str:
+        blocks = trace_blocks(self.table)
+        left = len(blocks) - self.n_shown
+        more = f'<p class="n">and {left} more, of other samples or layers</p>' if left > 0 else ""
+        shown = "\n".join(map(_html_block, blocks[: self.n_shown]))
+        return (
+            f'<div class="interp-steer-trace"><style>{_CELL_CSS}</style>\n'
+            f"{_html_legend()}\n{shown}\n{more}</div>"
+        )
 
 
 def wants_color(
@@ -136,7 +167,7 @@ def render_html(table: pa.Table, title: str) -> str:
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name}</title>
-<style>{_CSS}</style>
+<style>{_PAGE_CSS}{_TOKEN_CSS}</style>
 </head>
 <body>
 <h1>{name}</h1>

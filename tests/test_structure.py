@@ -21,7 +21,7 @@ PACKAGE = ROOT / "interp_steer"
 # Floor by floor: a module imports from floors above its own, never from its own or below.
 # A subpackage (`organism`, `analysis`, `plots`) counts as one module here.
 FLOORS = (
-    ("errors", "names", "config", "narration", "memory", "thinking"),
+    ("errors", "names", "config", "narration", "memory", "thinking", "html_tables"),
     ("endpoints", "request_pacing", "command_options"),
     ("files", "scenarios", "tokens", "logistic", "readability", "kv_cache", "prefix_sharing"),
     ("resid_taps", "bare_components"),
@@ -34,7 +34,7 @@ FLOORS = (
     ("generation",),
     ("model",),
     ("residuals",),
-    ("layer_fit",),
+    ("layer_fit", "token_files"),
     ("probes",),
     ("projections", "interventions", "scopes"),
     ("specs",),
@@ -65,6 +65,7 @@ FLOORS = (
     ("operating_points",),
     ("comparisons",),
     ("guard",),
+    ("measured_tables",),
     ("reporting",),
     ("report_text", "report_records"),
     ("table_files", "summary"),
