@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -69,6 +70,10 @@ class _Attached:
     """What the model calls."""
     handle: Any
     """How the bridge knows it."""
+
+
+_RUNNING: "WeakSet[Any]" = WeakSet()
+"""Bridges that are in the middle of a call."""
 
 
 class ChunkRunner:
@@ -290,8 +295,19 @@ class ChunkRunner:
         """Context for one or many `run` calls: no gradients, idle components bypassed.
 
         Hooks are attached before it.
+
+        Raises:
+            ModelError: the model is in the middle of another call, of another thread or of a
+                callback's: hooks would be told of the wrong tokens.
         """
+        if self.bridge in _RUNNING:
+            raise ModelError(
+                "the model is in the middle of a call; make one at a time, and none from a hook or "
+                "an on_step callback"
+            )
         with torch.no_grad(), ExitStack() as stack:
+            _RUNNING.add(self.bridge)
+            stack.callback(_RUNNING.discard, self.bridge)
             if not self.is_reference:
                 ours = [one.handle for one in self._attached]
                 self._bare = stack.enter_context(bare_components(self.bridge, ours=ours))

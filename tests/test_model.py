@@ -265,6 +265,26 @@ def test_what_nobody_listens_to_is_hugging_faces_own_and_fused(tiny_lm: HookedLM
     assert {"BlockBridge", "PositionEmbeddingsAttentionBridge", "eager"} <= used
 
 
+def test_a_call_within_a_call_is_refused_and_leaves_the_first_one_whole(
+    tiny_lm: HookedLM,
+) -> None:
+    """Also through another wrapper of the same bridge; afterwards everything is as before."""
+    sequences = random_sequences(tiny_lm.d_vocab, (5,))
+    other, refused = HookedLM(tiny_lm.bridge), []
+
+    def call_again(_resid: Tensor, _chunk: TokenChunk) -> None:
+        for lm in (tiny_lm, other):
+            with pytest.raises(ModelError, match="in the middle of a call; make one at a time"):
+                lm.forward(sequences)
+            refused.append(lm)
+
+    before = logits_of(tiny_lm, sequences)
+    with tiny_lm.hooks({1: call_again}):
+        assert torch.equal(logits_of(tiny_lm, sequences), before)
+    assert refused == [tiny_lm, other]
+    assert torch.equal(logits_of(other, sequences), before)
+
+
 def test_the_reference_says_the_same(tiny_lm: HookedLM) -> None:
     """Steered, sampled, on the cache: equal tokens, and log-probabilities up to rounding."""
     prompts = random_sequences(tiny_lm.d_vocab, (30, 4, 17))
