@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: README, changelog and licence become pages of the site.
+"""Hooks of mkdocs: README, changelog and licence become pages of the site; <h, v_hat> stays text.
 
 They stand at the root of the repository, where GitHub and package indexes look for them; a site is
 made of docs/ alone. Links to them are turned, links to a folder or script of the repository lose
@@ -9,6 +9,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,6 +18,7 @@ PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changelog.md", "LICENSE": 
 TITLES = {"README.md": "Overview and demo", "LICENSE": "Licence"}
 
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+_CODE = re.compile(r"(`[^`]*`|^ *>>> .*$)", re.MULTILINE)
 _FENCE = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
 
 
@@ -63,3 +65,14 @@ def _inside(text: str, page: PurePosixPath) -> str:
         return link[1] if outside != link[2] else link[0]
 
     return _LINK.sub(turned, text)
+
+
+class AngleBrackets(griffe.Extension):
+    """Docstrings are plain text: "<h, v_hat>" in one is a formula and no tag."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Escape what Markdown would take for a tag, but for code."""
+        if obj.docstring is not None:
+            parts = _CODE.split(obj.docstring.value)
+            parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+            obj.docstring.value = "".join(parts)

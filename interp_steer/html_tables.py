@@ -16,8 +16,9 @@ DASH = "–"
 def fixed(value: float, digits: int) -> str:
     """A number with so many decimals; a dash where it is not finite.
 
-    >>> fixed(0.126, 2), fixed(-0.001, 1), fixed(float("nan"), 2)
-    ('0.13', '0.0', '–')
+    Examples:
+        >>> fixed(0.126, 2), fixed(-0.001, 1), fixed(float("nan"), 2)
+        ('0.13', '0.0', '–')
     """
     return f"{round(value, digits) + 0.0:.{digits}f}" if math.isfinite(value) else DASH
 
@@ -39,8 +40,9 @@ def html_table(
         note: what a reader has to know beside the numbers; nothing by default.
         n_text: leading columns that hold words and are set to the left; numbers to the right.
 
-    >>> html_table("a < b", columns=["layer"], rows=[["<b>4</b>"]], n_text=0)[:57]
-    '<div><div><strong>a &lt; b</strong></div><table><thead><t'
+    Examples:
+        >>> html_table("a < b", columns=["layer"], rows=[["<b>4</b>"]], n_text=0)[:57]
+        '<div><div><strong>a &lt; b</strong></div><table><thead><t'
     """
 
     def cells(tag: str, texts: Sequence[str]) -> str:

@@ -44,9 +44,10 @@ def wilson(share: float, n: int, *, level: float = 0.95) -> Interval:
     Raises:
         StatisticsError: n < 1, or a share outside 0-1.
 
-    >>> interval = wilson(1.0, 5)
-    >>> round(interval.low, 2), interval.high
-    (0.57, 1.0)
+    Examples:
+        >>> interval = wilson(1.0, 5)
+        >>> round(interval.low, 2), interval.high
+        (0.57, 1.0)
     """
     if n < 1 or not 0 <= share <= 1:
         raise StatisticsError(f"wilson needs n >= 1 and a share in 0-1, got n={n}, share={share}")

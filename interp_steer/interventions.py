@@ -98,8 +98,9 @@ def swfc(
 ) -> Float[Tensor, "*batch"]:
     """Return rho + alpha * delta_mu (equation 3).
 
-    >>> swfc(torch.tensor([-1.0, 0.5]), alpha=2.0, delta_mu=1.5).tolist()
-    [2.0, 3.5]
+    Examples:
+        >>> swfc(torch.tensor([-1.0, 0.5]), alpha=2.0, delta_mu=1.5).tolist()
+        [2.0, 3.5]
     """
     return rho + move(rho, swfc_law(alpha=alpha, delta_mu=delta_mu)).shift
 
@@ -109,8 +110,9 @@ def sttp(
 ) -> Float[Tensor, "*batch"]:
     """Return `target` where rho < threshold, rho elsewhere (equation 4).
 
-    >>> sttp(torch.tensor([-1.0, 0.5]), threshold=0.0, target=3.0).tolist()
-    [3.0, 0.5]
+    Examples:
+        >>> sttp(torch.tensor([-1.0, 0.5]), threshold=0.0, target=3.0).tolist()
+        [3.0, 0.5]
     """
     return rho + move(rho, sttp_law(threshold=threshold, target=target)).shift
 
@@ -123,8 +125,9 @@ def stmp(
     Raises:
         SteeringError: if `cap` is below `threshold`.
 
-    >>> stmp(torch.tensor([-2.0, -1.0, 0.5]), threshold=0.0, alpha=1.0, cap=1.5).tolist()
-    [1.5, 1.0, 0.5]
+    Examples:
+        >>> stmp(torch.tensor([-2.0, -1.0, 0.5]), threshold=0.0, alpha=1.0, cap=1.5).tolist()
+        [1.5, 1.0, 0.5]
     """
     return rho + move(rho, stmp_law(threshold=threshold, alpha=alpha, cap=cap)).shift
 

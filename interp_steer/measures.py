@@ -58,8 +58,9 @@ class MeasureError(InterpSteerError):
 def words(text: str) -> list[str]:
     """Return the words of `text`, by the module's convention.
 
-    >>> words("Don't stop! (please)")
-    ["don't", 'stop', 'please']
+    Examples:
+        >>> words("Don't stop! (please)")
+        ["don't", 'stop', 'please']
     """
     return [word for piece in text.lower().split() if (word := _without_marks(piece))]
 
@@ -71,8 +72,9 @@ def repeated_4grams(text: str) -> float:
 
     Source: sequence repetition (seq-rep-4) of Welleck et al., arXiv 1908.04319, section 6.1.
 
-    >>> repeated_4grams("one two three four five"), repeated_4grams("no no no no no no")
-    (0.0, 0.6666666666666667)
+    Examples:
+        >>> repeated_4grams("one two three four five"), repeated_4grams("no no no no no no")
+        (0.0, 0.6666666666666667)
     """
     return 1.0 - _distinct_share(words(text), 4)
 

@@ -9,8 +9,9 @@ block, hence what the next block (or the final norm) reads. TransformerLens call
 def resid_post(layer: int) -> str:
     """Name of the hook on the residual stream that leaves block `layer` (zero-based).
 
-    >>> resid_post(5)
-    'blocks.5.hook_resid_post'
+    Examples:
+        >>> resid_post(5)
+        'blocks.5.hook_resid_post'
     """
     if layer < 0:
         raise ValueError(f"layer must be zero-based and not negative, got {layer}")

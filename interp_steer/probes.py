@@ -191,12 +191,13 @@ def fit_probes(
 
     Two sides that differ along the first of three dimensions, at one layer:
 
-    >>> noise = torch.randn(20, 1, 3, generator=torch.Generator().manual_seed(0))
-    >>> apart = torch.tensor([4.0, 0.0, 0.0])
-    >>> ids = [str(i) for i in range(10)]
-    >>> probes = fit_probes(noise[:10] + apart, noise[10:], layers=[4], scenario_ids=(ids, ids))
-    >>> bool(probes.probe(4).v_hat[0] > 0.9), probes.probe(4).crossfit.auroc
-    (True, 1.0)
+    Examples:
+        >>> noise = torch.randn(20, 1, 3, generator=torch.Generator().manual_seed(0))
+        >>> apart = torch.tensor([4.0, 0.0, 0.0])
+        >>> ids = [str(i) for i in range(10)]
+        >>> probes = fit_probes(noise[:10] + apart, noise[10:], layers=[4], scenario_ids=(ids, ids))
+        >>> bool(probes.probe(4).v_hat[0] > 0.9), probes.probe(4).crossfit.auroc
+        (True, 1.0)
     """
     if method not in get_args(FitMethod):
         raise ProbeError(f"method must be one of {get_args(FitMethod)}, got {method!r}")

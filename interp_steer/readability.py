@@ -57,10 +57,11 @@ def readability(
 
     d = (mean+ - mean-) / sqrt((n+ s+^2 + n- s-^2) / (n+ + n-)), s with ddof = 0.
 
-    >>> margins, is_aligned = np.array([3.0, 1.0, 2.0, -2.0]), np.array([True, True, False, False])
-    >>> found = readability(margins, is_aligned)
-    >>> round(found.cohens_d, 2), found.accuracy, found.auroc
-    (1.26, 0.75, 0.75)
+    Examples:
+        >>> margins = np.array([3.0, 1.0, 2.0, -2.0])
+        >>> found = readability(margins, np.array([True, True, False, False]))
+        >>> round(found.cohens_d, 2), found.accuracy, found.auroc
+        (1.26, 0.75, 0.75)
     """
     above, below = margins[is_aligned], margins[~is_aligned]
     spread = math.sqrt((above.size * above.var() + below.size * below.var()) / margins.size)

@@ -87,8 +87,9 @@ class Scope:
         Raises:
             SteeringError: for any other text, K < 1, or an option that changes nothing.
 
-        >>> Scope.parse("first:8").k, str(Scope.parse("response+last_prompt"))
-        (8, 'response+last_prompt')
+        Examples:
+            >>> Scope.parse("first:8").k, str(Scope.parse("response+last_prompt"))
+            (8, 'response+last_prompt')
         """
         name = text.removesuffix(_LAST_PROMPT)
         last = include_last_prompt or name != text

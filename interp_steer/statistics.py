@@ -169,8 +169,9 @@ def recovered(*, steered: float, malicious: float, aligned: float) -> float:
     (steered - malicious) / (aligned - malicious), all three mean traits on the same scenarios
     (method.md, "Threat model"): 0 as bad as unsteered, 1 as good as aligned, NaN without a gap.
 
-    >>> recovered(steered=80.0, malicious=20.0, aligned=100.0)
-    0.75
+    Examples:
+        >>> recovered(steered=80.0, malicious=20.0, aligned=100.0)
+        0.75
     """
     gap = aligned - malicious
     return (steered - malicious) / gap if gap else math.nan

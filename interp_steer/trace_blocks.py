@@ -81,8 +81,9 @@ def make_visible(text: str) -> str:
     invisible characters and the brackets of `MARKS` become \xNN, \uNNNN or \UNNNNNNNN; a leading
     combining mark gets a dotted circle to stand on; the empty string is shown as ∅.
 
-    >>> print(make_visible("a\nb \x1b[31m"))
-    a↵b \x1b[31m
+    Examples:
+        >>> print(make_visible("a\nb \x1b[31m"))
+        a↵b \x1b[31m
     """
     if not text:
         return "∅"

@@ -129,6 +129,8 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path):
     reference = (tmp_path / "reference" / "probes.html").read_text(encoding="utf-8")
     assert 'id="interp_steer.probes.fit_probes"' in reference
     assert "rounded to float32" in reference
+    assert "rho = &lt;h, v_hat&gt;" in reference  # a formula, not a tag
+    assert "&gt;&gt;&gt; " in re.sub(r"<[^>]+>", "", reference)  # examples as code, no quotations
 
 
 @pytest.mark.slow
