@@ -79,7 +79,7 @@ lint: $(STAMP) ## ruff and basedpyright
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 docs: $(STAMP) ## the documentation as a site, into site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 check: lint test ## ruff, basedpyright and the default tests
 
