@@ -152,7 +152,7 @@ class TestUnanswered:
         self.plant(monkeypatch, find)
         keep_up(run, ["planted"], place=ModelPlace(device="cuda:1"))
         keep_up(run, ["planted"])
-        assert seen == ["cuda:1", "cpu"]
+        assert seen == ["cuda:1", None]
 
     def test_without_the_scripts_a_note_says_so(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
