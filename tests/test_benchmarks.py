@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import capture, explorer, generation, hooks, pages
+from benchmarks import capture, explorer, fitting, generation, hooks, pages
 from benchmarks import sweep as sweep_benchmark
 from benchmarks.peers import PlainModel
 from benchmarks.ratios import (
@@ -457,6 +458,28 @@ class TestGenerationAndCapture:
         assert cached["peak_bytes"] - plain["peak_bytes"] > 60 * 24 * 8 * 128 * 4
         with pytest.raises(BenchmarkError, match="unheard of of bundled failed"):
             capture._peak("bundled", "unheard of", 1, 1)
+
+
+class TestFitting:
+    def test_both_reach_the_objective_and_another_optimum_is_refused(self) -> None:
+        layer = fitting.Layer.made(n_per_class=8, d_model=40, seed=1)
+        exact = layer.ours(12, 1)
+        places = np.array([0, 3, 11])
+        loop = layer.sklearn(places, 1)
+        for place, found in zip(places.tolist(), loop, strict=True):
+            assert fitting.check_objective(layer, exact[place], found, place=place, seed=1) < 1e-9
+            assert found.weights == pytest.approx(exact[place].weights, abs=1e-3)
+        other = replace(loop[0], intercept=loop[0].intercept + 0.1)
+        with pytest.raises(BenchmarkError, match="from the optimum, expected at most 1e-08"):
+            fitting.check_objective(layer, exact[0], other, place=0, seed=1)
+
+    def test_the_fits_are_the_probe_bootstraps_and_shuffles(self) -> None:
+        layer = fitting.Layer.made(n_per_class=8, d_model=4, seed=1)
+        first, *others = layer.fits(1)
+        assert len(others) == fitting.N_BOOTSTRAPS + fitting.N_SHUFFLES
+        assert first[0].tolist() == list(range(16)) and first[1].sum() == 8
+        assert any(len(set(rows.tolist())) < 16 for rows, _ in others[:3])
+        assert all(labels.sum() == 8 for _, labels in others[-3:])
 
 
 def test_the_interval_does_not_depend_on_torch_state() -> None:
