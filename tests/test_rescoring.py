@@ -283,8 +283,15 @@ def test_the_command_fills_what_timed_out_and_chooses_anew(
         file.write_text(
             f'model = "m"\nbase_url = "{server.base_url}"\ncache = "answers"\nmax_retries = 0\n'
         )
+        # One cell a method: whatever the filled scores are, they choose one that was tried.
         config = replace(
-            SWEEP, layers=(1,), scopes=("all",), control_draws=0, judge="llm", judge_config=file
+            SWEEP,
+            layers=(1,),
+            swfc_alphas=(2.0,),
+            scopes=("all",),
+            control_draws=0,
+            judge="llm",
+            judge_config=file,
         )
         sweep(study, config, judge=judge_of(config, study.trait))
         select(study.run)
