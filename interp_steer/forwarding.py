@@ -1,9 +1,8 @@
 """One forward call of a bridged model on one chunk of tokens, and the hooks that see it.
 
 `ChunkRunner` is the only place that calls the model. It keeps the `TokenChunk` of the call in
-progress, so that a hook learns where its tokens stand in their sequences; it passes position ids
-counted from each row's first real token, so that left padding changes nothing; and it owns the
-attaching and removing of hooks.
+progress, so that a hook learns where its tokens stand in their sequences, and it passes position
+ids counted from each row's first real token, so that left padding changes nothing.
 
 During a call the components inside a block whose hook points nobody listens to are bypassed
 (`bare_components`), and rows that share a prefix go through the lower blocks as one (`widening`).
@@ -11,69 +10,32 @@ During a call the components inside a block whose hook points nobody listens to 
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from threading import Lock
+from typing import Any
 from weakref import WeakSet
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp_steer.attached_hooks import AttachedHooks, LayerHooks, find_resid_hook_points
 from interp_steer.bare_components import bare_components
 from interp_steer.errors import ModelError
 from interp_steer.names import resid_post
 from interp_steer.prefix_sharing import PrefixSharing
-from interp_steer.resid_taps import ResidTap, remove_handle
+from interp_steer.resid_taps import ResidTap
 from interp_steer.tokens import PaddedBatch, ResidHook, TokenChunk
 from interp_steer.widening import WideningBatch
 
 logger = logging.getLogger(__name__)
 
-LayerHooks = Mapping[int, ResidHook] | Sequence[tuple[int, ResidHook]]
-"""Hooks by layer; a sequence may name a layer several times and runs them in its order."""
-
-
-@runtime_checkable
-class PrefixSharingHook(Protocol):
-    """A hook under which rows with equal tokens may run as one as far as it looks at none of them.
-
-    It must say which rows it looks at; a plain function cannot.
-    """
-
-    def sharing_prompts(self, n_rows: int) -> AbstractContextManager[Bool[Tensor, "row"]]:
-        """Return the context in which prompts are run; it gives the rows looked at in them.
-
-        Args:
-            n_rows: sequences of the call. Inside, the hook meets only some of them: all that it
-                looks at, and one of each group that shares.
-        """
-        ...
-
-    def rows_looked_at(self, n_rows: int) -> Bool[Tensor, "row"]:
-        """Return the rows that the hook has to meet in the tokens after the prompt."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Attached:
-    """One hook at one layer."""
-
-    layer: int
-    """Zero-based."""
-    hook: ResidHook
-    """As it was given."""
-    call: Callable[..., Tensor | None]
-    """What the model calls."""
-    handle: Any
-    """How the bridge knows it."""
-
-
 _RUNNING: "WeakSet[Any]" = WeakSet()
 """Bridges that are in the middle of a call."""
+_ASKING = Lock()
+"""Of whoever looks whether a bridge is, and then begins."""
 
 
 class ChunkRunner:
@@ -85,11 +47,12 @@ class ChunkRunner:
         """Whether everything runs through the bridge's own components, slowly."""
         self.model: nn.Module = bridge.original_model
         self.n_layers = int(bridge.cfg.n_layers)
-        self.hook_points = find_resid_hook_points(bridge, self.n_layers)
+        self.hooks = AttachedHooks(
+            find_resid_hook_points(bridge, self.n_layers), wrap=self._bridge_hook
+        )
         self._forward_options = forward_options(self.model)
         self._chunk: TokenChunk | None = None
         self._widening: WideningBatch | None = None
-        self._attached: list[_Attached] = []
         self._bare: dict[int, nn.Module] = {}
 
     @property
@@ -97,66 +60,8 @@ class ChunkRunner:
         """True where the model's forward takes position ids."""
         return "position_ids" in self._forward_options
 
-    @property
-    def reads_last_token(self) -> bool:
-        """True inside `attached`, when a hook wants tokens whose logits nobody needs.
-
-        A hook that only edits may say so by an attribute `edits_only = True`.
-        """
-        return not all(getattr(one.hook, "edits_only", False) for one in self._attached)
-
-    @contextmanager
-    def sharing_prompts(self, n_rows: int) -> Iterator[Int[np.ndarray, "row"]]:
-        """Context for running prompts that rows share.
-
-        Args:
-            n_rows: sequences of the call.
-
-        Yields:
-            Layer of the first hook that looks at each row's prompt; n_layers where none does.
-
-        Raises:
-            ModelError: a hook is attached that cannot say which rows it looks at.
-        """
-        with ExitStack() as stack:
-            looked_at = [
-                (layer, stack.enter_context(hook.sharing_prompts(n_rows)))
-                for layer, hook in self._sharing_hooks()
-            ]
-            yield self._first_layers(looked_at, n_rows)
-
-    def first_looked_at(self, n_rows: int) -> Int[np.ndarray, "row"]:
-        """Return the layer of the first hook that looks at each row after its prompt.
-
-        Raises:
-            ModelError: see `sharing_prompts`.
-        """
-        looked_at = [(layer, hook.rows_looked_at(n_rows)) for layer, hook in self._sharing_hooks()]
-        return self._first_layers(looked_at, n_rows)
-
-    def _sharing_hooks(self) -> Iterator[tuple[int, PrefixSharingHook]]:
-        for layer, hook in ((one.layer, one.hook) for one in self._attached):
-            if not isinstance(hook, PrefixSharingHook):
-                raise ModelError(
-                    "share_prefixes needs hooks that say which rows they look at, those of a "
-                    "SteeringPlan for instance; the attached "
-                    f"{getattr(hook, '__name__', type(hook).__name__)} does not. Leave "
-                    "share_prefixes out, or give the hook the methods of PrefixSharingHook"
-                )
-            yield layer, hook
-
-    def _first_layers(
-        self, looked_at: Sequence[tuple[int, Bool[Tensor, "row"]]], n_rows: int
-    ) -> Int[np.ndarray, "row"]:
-        first = np.full(n_rows, self.n_layers)
-        for layer, rows in looked_at:
-            # Where the lower blocks cannot be shared a row that is looked at shares nothing.
-            known = layer if self._shares_blocks else -1
-            first = np.where(rows.cpu().numpy(), np.minimum(first, known), first)
-        return first
-
     @cached_property
-    def _shares_blocks(self) -> bool:
+    def shares_blocks(self) -> bool:
         """Whether a batch may widen between blocks: positions by row, a cache layer a block."""
         return self.takes_positions and len(self.new_cache().layers) == self.n_layers
 
@@ -171,26 +76,9 @@ class ChunkRunner:
             finally:
                 self._widening = None
 
-    @contextmanager
-    def attached(self, hooks: LayerHooks) -> Iterator[None]:
-        """Attach `hooks` at resid_post; on any exit remove exactly these.
-
-        Raises:
-            ModelError: a layer that the model does not have; nothing is then attached.
-        """
-        pairs = list(hooks.items()) if isinstance(hooks, Mapping) else list(hooks)
-        for layer, _ in pairs:
-            self._check_layer(layer)
-        with ExitStack() as stack:
-            for layer, hook in pairs:
-                stack.enter_context(self._attached_one(layer, hook))
-            yield
-
-    def _check_layer(self, layer: int) -> None:
-        if not 0 <= layer < self.n_layers:
-            raise ModelError(
-                f"layer must be 0..{self.n_layers - 1} (zero-based) for this model, got {layer}"
-            )
+    def attached(self, hooks: LayerHooks) -> AbstractContextManager[None]:
+        """Attach `hooks` at resid_post; see `AttachedHooks.attached`."""
+        return self.hooks.attached(hooks)
 
     def _taps(self) -> list[ResidTap]:
         """Where each block is called in the forward pass to come."""
@@ -200,23 +88,8 @@ class ChunkRunner:
                 point=point,
                 is_bare=layer in self._bare,
             )
-            for layer, point in enumerate(self.hook_points)
+            for layer, point in enumerate(self.hooks.points)
         ]
-
-    @contextmanager
-    def _attached_one(self, layer: int, hook: ResidHook) -> Iterator[None]:
-        point = self.hook_points[layer]
-        call = self._bridge_hook(layer, hook)
-        point.add_hook(call)
-        attached = _Attached(layer=layer, hook=hook, call=call, handle=point.fwd_hooks[-1])
-        self._attached.append(attached)
-        try:
-            yield
-        finally:
-            # By identity: one hook may serve several layers, and the caller may have added or
-            # removed hooks of their own meanwhile.
-            self._attached.remove(attached)
-            remove_handle(point, attached.handle)
 
     def _bridge_hook(self, layer: int, resid_hook: ResidHook) -> Callable[..., Tensor | None]:
         def call(resid: Tensor, **_hook_point: Any) -> Tensor | None:
@@ -300,20 +173,21 @@ class ChunkRunner:
             ModelError: the model is in the middle of another call, of another thread or of a
                 callback's: hooks would be told of the wrong tokens.
         """
-        if self.bridge in _RUNNING:
-            raise ModelError(
-                "the model is in the middle of a call; make one at a time, and none from a hook or "
-                "an on_step callback"
-            )
-        with torch.no_grad(), ExitStack() as stack:
+        with _ASKING:
+            if self.bridge in _RUNNING:
+                raise ModelError(
+                    "the model is in the middle of a call; make one at a time, and none from a "
+                    "hook or an on_step callback"
+                )
             _RUNNING.add(self.bridge)
+        with torch.no_grad(), ExitStack() as stack:
             stack.callback(_RUNNING.discard, self.bridge)
             if not self.is_reference:
-                ours = [one.handle for one in self._attached]
+                ours = [one.handle for one in self.hooks]
                 self._bare = stack.enter_context(bare_components(self.bridge, ours=ours))
                 stack.callback(setattr, self, "_bare", {})
             taps = self._taps()
-            for one in self._attached:
+            for one in self.hooks:
                 if taps[one.layer].is_bare:
                     stack.callback(taps[one.layer].add(one.call))
             yield
@@ -378,24 +252,6 @@ def _position_ids(
     if first_positions is not None:
         counted = torch.where(chunk.is_real, counted + first_positions[:, None], counted)
     return counted.clamp(min=0)
-
-
-def find_resid_hook_points(bridge: Any, n_layers: int) -> list[Any]:
-    """Return the resid_post hook point of every layer.
-
-    Raises:
-        ModelError: the bridge lacks one of them.
-    """
-    available = bridge.hook_dict
-    missing = [resid_post(layer) for layer in range(n_layers) if resid_post(layer) not in available]
-    if missing or not n_layers:
-        raise ModelError(
-            f"the model needs a residual hook after every block; it has {n_layers} layers and "
-            f"lacks {', '.join(missing[:3]) or 'any block'}"
-            f"{' and more' if len(missing) > 3 else ''}. Use a decoder-only model whose "
-            f"TransformerLens adapter offers {resid_post(0)}"
-        )
-    return [available[resid_post(layer)] for layer in range(n_layers)]
 
 
 def forward_options(model: nn.Module) -> frozenset[str]:

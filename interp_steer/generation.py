@@ -111,7 +111,7 @@ def sample_responses(
     limit were there: with hooks on, its tokens are run too. What it raises comes through.
 
     Raises:
-        ModelError: see `check_prompts`, `StopRule.limits` and `ChunkRunner.sharing_prompts`.
+        ModelError: see `check_prompts`, `StopRule.limits` and `AttachedHooks.sharing_prompts`.
     """
     check_prompts(prompts, sample_keys)
     limits = rule.limits(prompts, settings)
@@ -135,7 +135,7 @@ def sample_responses(
                 record.stopped_after = step + 1
                 limit = limit.clamp(max=step + 1)
             is_last = step + 1 >= limit[rows.rows]
-            rows.close(is_stop if runner.reads_last_token else is_stop | is_last)
+            rows.close(is_stop if runner.hooks.reads_last_token else is_stop | is_last)
             if not rows.compact():
                 break
             chosen, is_last = rows.carry(chosen), rows.carry(is_last)

@@ -217,7 +217,7 @@ class LayerHook:
 
     @property
     def edits_only(self) -> bool:
-        """Whether a token whose logits nobody needs may be left out (`ChunkRunner`)."""
+        """Whether a token whose logits nobody needs may be left out (`AttachedHooks`)."""
         return self._recorder is None
 
     def __call__(

@@ -75,17 +75,18 @@ class LiveRows:
             sharing: rows share prefixes until it is left; None for no sharing.
 
         Raises:
-            ModelError: see `ChunkRunner.sharing_prompts`.
+            ModelError: see `AttachedHooks.sharing_prompts`.
         """
         if sharing is None:
             return self._prefill(chunk_size)
         n_rows = len(self.rows)
-        with self.runner.sharing_prompts(n_rows) as first_in_prompt:
+        with self.runner.hooks.sharing_prompts(n_rows) as first_in_prompt:
             self._sharing = PrefixSharing(
                 self._prompt_keys(),
                 first_in_prompt=first_in_prompt,
-                first_after=self.runner.first_looked_at(n_rows),
+                first_after=self.runner.hooks.first_looked_at(n_rows),
                 n_layers=self.runner.n_layers,
+                shares_blocks=self.runner.shares_blocks,
             )
             sharing.enter_context(self.runner.widening(self._sharing))
             logits = self._prefill(chunk_size)

@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_steer.attached_hooks import LayerHooks
 from interp_steer.chat_template import ChatOptions, system_role
 from interp_steer.errors import ModelError
-from interp_steer.forwarding import ChunkRunner, LayerHooks
+from interp_steer.forwarding import ChunkRunner
 from interp_steer.generation import StopRule, sample_responses
 from interp_steer.model_identity import model_identity, weight_hash
 from interp_steer.model_loading import load_bridge

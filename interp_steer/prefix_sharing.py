@@ -110,9 +110,11 @@ class PrefixSharing:
     Args:
         keys: equal for rows with equal prompts.
         first_in_prompt: layer of the first hook that looks at a row's prompt, n_layers where none
-            does; -1 lets the row share nothing.
+            does.
         first_after: likewise for what follows the prompt.
         n_layers: blocks of the model.
+        shares_blocks: False where a batch cannot widen between blocks: then a row that is looked at
+            shares nothing.
     """
 
     def __init__(
@@ -122,7 +124,12 @@ class PrefixSharing:
         first_in_prompt: Int[np.ndarray, "row"],
         first_after: Int[np.ndarray, "row"],
         n_layers: int,
+        shares_blocks: bool = True,
     ) -> None:
+        if not shares_blocks:
+            first_in_prompt, first_after = (
+                np.where(first < n_layers, -1, n_layers) for first in (first_in_prompt, first_after)
+            )
         edited = {*first_in_prompt.tolist(), *first_after.tolist()} - {n_layers}
         starts = sorted({0} | {layer + 1 for layer in edited})
         self.n_layers = n_layers

@@ -67,11 +67,18 @@ def test_every_row_finds_its_own_past_wherever_rows_part_or_leave(seed: int, n_r
     """Against tuples that name each row's tokens and, above its first edit, the row."""
     rng = np.random.default_rng(seed)
     prompts = rng.integers(3, size=n_rows)
-    in_prompt = rng.integers(-1, N_LAYERS + 1, size=n_rows)
-    after = rng.integers(-1, N_LAYERS + 1, size=n_rows)
+    in_prompt = rng.integers(N_LAYERS + 1, size=n_rows)
+    after = rng.integers(N_LAYERS + 1, size=n_rows)
+    shares_blocks = bool(rng.random() < 0.8)
     sharing = PrefixSharing(
-        prompts, first_in_prompt=in_prompt, first_after=after, n_layers=N_LAYERS
+        prompts,
+        first_in_prompt=in_prompt,
+        first_after=after,
+        n_layers=N_LAYERS,
+        shares_blocks=shares_blocks,
     )
+    if not shares_blocks:  # then a row that is looked at keeps to its own from the first block
+        in_prompt, after = (np.where(one < N_LAYERS, -1, one) for one in (in_prompt, after))
     cache = SimulatedCache(sharing, in_prompt, prompts)
     cache.move(sharing.end_prompt())
     cache.first = np.minimum(in_prompt, after)
@@ -222,7 +229,7 @@ def test_a_model_whose_blocks_cannot_be_shared_shares_the_prompt(
     spec = SteeringSpec(method="swfc", layer=1, alpha=2.0, scope="response")
     plan = plan_of(tiny_lm, spec, spec, None, None)
     expected = _texts(tiny_lm, plan, prompt)
-    monkeypatch.setitem(tiny_lm._runner.__dict__, "_shares_blocks", False)
+    monkeypatch.setitem(tiny_lm._runner.__dict__, "shares_blocks", False)
     with batches_of_blocks(tiny_lm) as met:
         assert _texts(tiny_lm, plan, prompt) == expected
     assert [seen[0] for seen in met] == [1] * 3

@@ -25,7 +25,7 @@ FLOORS = (
     ("endpoints", "request_pacing", "command_options"),
     ("files", "scenarios", "tokens", "logistic", "readability", "kv_cache", "prefix_sharing"),
     ("resid_taps", "bare_components"),
-    ("widening",),
+    ("widening", "attached_hooks"),
     ("placement", "loading_errors", "model_support"),
     ("model_loading", "model_size", "presets", "chat_template"),
     ("chat_client", "planes", "labelled", "layer_probe", "tokenization", "sampling", "forwarding"),
