@@ -1,7 +1,7 @@
 """The engine that was asked for, and a worker made of nothing but a run directory."""
 
-import pickle
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,10 @@ def study(tmp_path: Path, tiny_lm: HookedLM, tiny_dir: Path) -> Study:
 def test_a_worker_elsewhere_makes_the_rows_that_this_process_makes(study: Study) -> None:
     config = SweepConfig(batch_size=8)
     recipe = RunRecipe(run_folder=study.run.path, config=config, place=ModelPlace())
-    # Ray pickles a recipe; only its settings may travel.
-    worker = pickle.loads(pickle.dumps(recipe)).load()  # noqa: S301
+    # As to another process: only settings travel, and a worker loads what it needs itself.
+    here_end, there_end = Pipe()
+    here_end.send(recipe)
+    worker = there_end.recv().load()
     here = PackWorker(sweep_setting(study, config, judge=load_judge("exact", study.trait)))
     cell = steered_cell(method="swfc", layer=1, alpha=2.0, scope="all")
     cells = (*BASELINES, cell, cell.with_control("shuffled_labels:0"))
