@@ -51,8 +51,17 @@ class Move:
     """rho' - rho; exactly 0 where not fired."""
     fired: Bool[Tensor, "*batch"]
     """The gate let the law act."""
-    capped: Bool[Tensor, "*batch"]
-    """Fired, and the cap shortened the move."""
+    wanted: Float[Tensor, "*batch"]
+    """What rho' - rho would be of a token that fires, were there no cap."""
+    room: Float[Tensor, "*batch"] | None
+    """How far the cap is from rho; None without a cap."""
+
+    @property
+    def capped(self) -> Bool[Tensor, "*batch"]:
+        """Fired, and the cap shortened the move."""
+        if self.room is None:
+            return torch.zeros_like(self.fired)
+        return self.fired & (self.wanted > self.room)
 
 
 def swfc_law(*, alpha: Number, delta_mu: Number) -> Law:
@@ -81,16 +90,23 @@ def stmp_law(*, threshold: Number, alpha: Number, cap: Number | None = None) -> 
     return Law(gate=threshold, gain=2.0 * alpha, pivot=threshold, offset=0.0, cap=limit)
 
 
-def move(rho: Float[Tensor, "*batch"], law: Law) -> Move:
-    """Apply `law` to projections; the shift is computed directly, not as a difference of rho's."""
-    room = law.cap - rho
+def move(
+    rho: Float[Tensor, "*batch"], law: Law, *, among: Bool[Tensor, "*batch"] | None = None
+) -> Move:
+    """Apply `law` to projections; the shift is computed directly, not as a difference of rho's.
+
+    Args:
+        rho: projections.
+        law: what to do; a cap of the number +inf costs nothing.
+        among: tokens that may fire; None for all.
+    """
     wanted = law.offset + law.gain * (law.pivot - rho)
-    fired = rho < law.gate
-    return Move(
-        shift=torch.where(fired, torch.minimum(wanted, room), 0.0),
-        fired=fired,
-        capped=fired & (wanted > room),
-    )
+    fired = rho < law.gate if among is None else (rho < law.gate) & among
+    if not isinstance(law.cap, Tensor) and law.cap == math.inf:
+        return Move(shift=torch.where(fired, wanted, 0.0), fired=fired, wanted=wanted, room=None)
+    room = law.cap - rho
+    shift = torch.where(fired, torch.minimum(wanted, room), 0.0)
+    return Move(shift=shift, fired=fired, wanted=wanted, room=room)
 
 
 def swfc(
@@ -154,6 +170,7 @@ def edit(
         direction: unit vector, one for all tokens or one that broadcasts over them.
         shift: signed distance along `direction`, in activation units.
     """
+    shift = shift[..., None]
     wide = h.to(torch.promote_types(h.dtype, torch.float32))
-    moved = (wide + shift[..., None] * direction).to(h.dtype)
-    return torch.where((shift != 0)[..., None], moved, h)
+    moved = (wide + shift * direction).to(h.dtype)
+    return torch.where(shift != 0, moved, h)

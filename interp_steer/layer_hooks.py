@@ -6,6 +6,7 @@ once; a forward pass gathers them again only when rows have left the batch. Noth
 what to steer (`specs`) or how the hook is attached (`steering`).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -84,13 +85,6 @@ class RowConstants:
         """Return the constants on `device`."""
         return RowConstants(
             **{field.name: getattr(self, field.name).to(device) for field in fields(self)}
-        )
-
-    @property
-    def law(self) -> Law:
-        """The laws of all rows as one."""
-        return Law(
-            gate=self.gate, gain=self.gain, pivot=self.pivot, offset=self.offset, cap=self.cap
         )
 
     @property
@@ -194,12 +188,18 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chosen:
-    """The rows of the present batch that this layer steers."""
+    """The rows of the present batch that this layer steers; what none of them needs is None."""
 
     index: Int[Tensor, "chosen"] | None
     """Where they stand in the batch; None for all of it."""
-    constants: RowConstants
-    """Their constants, row by row (or one row for all)."""
+    sign: Float[Tensor, "row 1"] | None
+    """`RowConstants.sign`; None where no slot of the layer is reversed."""
+    law: Law
+    """The laws of all rows as one; its cap is the number +inf where no slot has one."""
+    scope: ScopeBounds | None
+    """The scopes of all rows as one; None where every slot takes all tokens."""
+    direction: Float[Tensor, "row 1 d_model"] | Float[Tensor, "d_model"]
+    """`RowConstants.direction`."""
 
 
 class LayerHook:
@@ -214,6 +214,11 @@ class LayerHook:
         self._slot_of_row = compiled.slot_of_row
         self._stacked = RowConstants.stack(compiled.slots, compiled.v_hat)
         self._v_hat = compiled.v_hat
+        # At small batches an operation costs what it costs to launch: what no slot needs is left
+        # out.
+        self._is_reversed = any(slot.sign < 0 for slot in compiled.slots)
+        self._is_capped = bool(self._stacked.cap.isfinite().any())
+        self._takes_all = all(slot.spec.token_scope.kind == "all" for slot in compiled.slots)
 
     @property
     def edits_only(self) -> bool:
@@ -236,25 +241,38 @@ class LayerHook:
             return None
         index = self._chosen.index
         if index is None:
-            return self._steer(resid, chunk, self._chosen.constants)
-        steered = self._steer(
-            resid.index_select(0, index), _take_rows(chunk, index), self._chosen.constants
-        )
+            return self._steer(resid, chunk, self._chosen)
+        steered = self._steer(resid.index_select(0, index), _take_rows(chunk, index), self._chosen)
         return resid.index_copy(0, index, steered)
 
     def _choose(self, rows: Int[Tensor, "batch"]) -> _Chosen | None:
         """Gather the constants of the rows in the batch."""
         slot_of_row = self._slot_of_row
         if slot_of_row is None:
-            return _Chosen(index=None, constants=self._stacked)
+            return self._needed(None, self._stacked)
         self._check_row_count(rows.numel(), slot_of_row.numel())
         slots = slot_of_row.to(rows.device).index_select(0, rows)
         if bool((slot_of_row >= 0).all()):
-            return _Chosen(index=None, constants=self._stacked.take(slots))
+            return self._needed(None, self._stacked.take(slots))
         index = (slots >= 0).nonzero().squeeze(1)  # waits for the device: only when rows change
         if not index.numel():
             return None
-        return _Chosen(index=index, constants=self._stacked.take(slots.index_select(0, index)))
+        return self._needed(index, self._stacked.take(slots.index_select(0, index)))
+
+    def _needed(self, index: Int[Tensor, "chosen"] | None, constants: RowConstants) -> _Chosen:
+        return _Chosen(
+            index=index,
+            sign=constants.sign if self._is_reversed else None,
+            law=Law(
+                gate=constants.gate,
+                gain=constants.gain,
+                pivot=constants.pivot,
+                offset=constants.offset,
+                cap=constants.cap if self._is_capped else math.inf,
+            ),
+            scope=None if self._takes_all else constants.scope,
+            direction=constants.direction,
+        )
 
     @contextmanager
     def sharing_prompts(self, n_rows: int) -> Iterator[Bool[Tensor, "row"]]:
@@ -321,14 +339,14 @@ class LayerHook:
             )
 
     def _steer(
-        self, h: Float[Tensor, "batch pos d_model"], chunk: TokenChunk, constants: RowConstants
+        self, h: Float[Tensor, "batch pos d_model"], chunk: TokenChunk, chosen: _Chosen
     ) -> Float[Tensor, "batch pos d_model"]:
         """Apply every row's law to its tokens in scope."""
-        rho = project(h, self._v_hat)
-        moved = move(constants.sign * rho, constants.law)
-        in_scope = constants.scope.mask(chunk)
-        shift = torch.where(in_scope, constants.sign * moved.shift, 0.0)
-        steered = edit(h, constants.direction, shift)
+        rho, sign = project(h, self._v_hat), chosen.sign
+        in_scope = chunk.is_real if chosen.scope is None else chosen.scope.mask(chunk)
+        moved = move(rho if sign is None else sign * rho, chosen.law, among=in_scope)
+        shift = moved.shift if sign is None else sign * moved.shift
+        steered = edit(h, chosen.direction, shift)
         if self._recorder is not None:
             self._recorder.record(
                 HookRecord(
@@ -337,8 +355,8 @@ class LayerHook:
                     positions=chunk.positions,
                     segments=chunk.segments,
                     in_scope=in_scope,
-                    fired=moved.fired & in_scope,
-                    capped=moved.capped & in_scope,
+                    fired=moved.fired,
+                    capped=moved.capped,
                     projection_before=rho,
                     shift=shift,
                     resid_before=h,

@@ -2,8 +2,9 @@
 
 Why: a steered text alone does not say which tokens the gate chose or how large the edit was. A
 `TraceRecorder` reduces every hook's tensors to a few numbers per token on the device (nothing
-waits for it, no object per token) and turns them into one Arrow table after the generation. A token
-that fired was below a threshold on one direction; the table does not show that it *caused*
+waits for it, no object per token) and turns them into one Arrow table after the generation. Calls
+of few tokens are reduced a block at a time: there an operation costs what it costs to launch. A
+token that fired was below a threshold on one direction; the table does not show that it *caused*
 anything.
 
 All projections, thresholds, targets and caps are in the coordinates of v_hat, for the reversed
@@ -22,10 +23,18 @@ from interp_steer.errors import SteeringError
 from interp_steer.layer_hooks import CompiledLayer, HookRecord
 from interp_steer.model import Generation, Segment, TokenizedPrompt
 from interp_steer.trace_files import TRACE_SCHEMA, read_traces, write_traces
+from interp_steer.trace_reduction import (
+    BLOCK,
+    PER_TOKEN,
+    SMALL_CALL,
+    RecordedCall,
+    RecordedTokens,
+    by_layer,
+    gathered,
+    reduced,
+)
 
 __all__ = ["TRACE_SCHEMA", "TokenNamer", "TraceRecorder", "read_traces", "write_traces"]
-
-_PER_TOKEN = ("in_scope", "fired", "capped", "projection_before", "projection_after", "delta_norm")
 
 
 @runtime_checkable
@@ -44,27 +53,46 @@ class TraceRecorder:
     """
 
     def __init__(self) -> None:
-        self._seen: list[_Seen] = []
+        self._seen: list[RecordedTokens] = []
+        self._waiting: list[RecordedCall] = []
+        self._n_waiting = 0
 
     def record(self, record: HookRecord) -> None:
-        """Keep the per-token numbers of one hook call, not its residual streams."""
-        values = {name: getattr(record, name) for name in (*_PER_TOKEN, "norm")}
-        values["pos"] = record.positions
-        values["row"] = record.rows[:, None].expand_as(record.positions)
-        self._seen.append(_Seen(steering=record.steering, values=values))
+        """Keep the per-token numbers of one hook call, and not for long its residual streams."""
+        size = record.resid_before.numel()
+        if size >= SMALL_CALL:
+            self._reduce()
+            self._seen.append(reduced([RecordedCall.of(record, copied=False)]))
+            return
+        self._waiting.append(RecordedCall.of(record, copied=True))
+        self._n_waiting += size
+        if self._n_waiting >= BLOCK:
+            self._reduce()
 
     def clear(self) -> None:
         """Forget everything recorded."""
         self._seen.clear()
+        self._waiting.clear()
+        self._n_waiting = 0
 
     def copy(self, *, start: int = 0) -> "TraceRecorder":
         """Return a recorder of what is recorded so far, for a table while the call goes on.
 
         Args:
-            start: hook calls to leave out, from the first.
+            start: hook calls to leave out, from the first: the length of an earlier copy.
+
+        Raises:
+            SteeringError: `start` is no such length.
         """
+        self._reduce()
+        n_calls = np.cumsum([0, *(seen.n_calls for seen in self._seen)])
+        first = int(np.searchsorted(n_calls, start))
+        if first == len(n_calls) or n_calls[first] != start:
+            raise SteeringError(
+                f"start must be the length of an earlier copy, at most {n_calls[-1]}, got {start}"
+            )
         other = TraceRecorder()
-        other._seen = self._seen[start:]
+        other._seen = self._seen[first:]
         return other
 
     def merged(self, later: "TraceRecorder") -> "TraceRecorder":
@@ -74,14 +102,21 @@ class TraceRecorder:
         has left the device and is not looked through again.
         """
         both, whole = TraceRecorder(), TraceRecorder()
-        both._seen = [*self._seen, *later._seen]
+        both._seen = [*self.copy()._seen, *later.copy()._seen]
         whole._seen = [
-            _Seen(steering=seen[0].steering, values=_gather(seen)) for seen in both._by_layer()
+            RecordedTokens(steering=seen[0].steering, values=gathered(seen), n_calls=1)
+            for seen in by_layer(both._seen)
         ]
         return whole
 
     def __len__(self) -> int:
-        return len(self._seen)
+        return sum(seen.n_calls for seen in self._seen) + len(self._waiting)
+
+    def _reduce(self) -> None:
+        """Reduce the calls that wait, layer by layer."""
+        self._seen += [reduced(calls) for calls in by_layer(self._waiting)]
+        self._waiting.clear()
+        self._n_waiting = 0
 
     def table(
         self,
@@ -116,32 +151,16 @@ class TraceRecorder:
         )
         labels.check(len(generations))
         tokens = _Tokens.of(lm, generations)
+        self._reduce()
         parts = [
-            _layer_table(_as_arrays(_gather(seen)), seen[0].steering, tokens, labels)
-            for seen in self._by_layer()
+            _layer_table(_as_arrays(gathered(seen)), seen[0].steering, tokens, labels)
+            for seen in by_layer(self._seen)
         ]
         if not parts:
             return TRACE_SCHEMA.empty_table()
         whole = pa.concat_tables(parts)
         order = np.lexsort([whole[name].to_numpy() for name in ("pos", "layer", "_row")])
         return whole.take(pa.array(order)).select(TRACE_SCHEMA.names).cast(TRACE_SCHEMA)
-
-    def _by_layer(self) -> "list[list[_Seen]]":
-        """Return what was seen, one list per compiled layer (two contexts may share a layer)."""
-        groups: dict[int, list[_Seen]] = {}
-        for seen in self._seen:
-            groups.setdefault(id(seen.steering), []).append(seen)
-        return list(groups.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
-    """What is kept of one hook call."""
-
-    steering: CompiledLayer
-    """The layer and its specs."""
-    values: dict[str, torch.Tensor]
-    """Numbers by name, each [batch, pos]; flat, [token], where calls were merged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,16 +212,6 @@ class _Tokens:
         )
 
 
-def _gather(calls: Sequence[_Seen]) -> dict[str, torch.Tensor]:
-    """Return the real tokens of one layer as flat columns; only this waits for the device."""
-    columns: dict[str, list[torch.Tensor]] = {}
-    for seen in calls:
-        is_real = seen.values["pos"] >= 0
-        for name, value in seen.values.items():
-            columns.setdefault(name, []).append(value[is_real])
-    return {name: torch.cat(parts).cpu() for name, parts in columns.items()}
-
-
 def _as_arrays(columns: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: values.numpy() for name, values in columns.items()}
 
@@ -245,7 +254,7 @@ def _layer_table(
         "cap": spread([one.cap for one in chosen], pa.float64()),
         "relative_norm": pa.array(_ratio(found["delta_norm"], found["norm"]), pa.float32()),
         "logprob": pa.array(logprob, pa.float32(), mask=np.isnan(logprob)),
-    } | {name: pa.array(found[name]) for name in _PER_TOKEN}
+    } | {name: pa.array(found[name]) for name in PER_TOKEN}
     return pa.table(columns)
 
 

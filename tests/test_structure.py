@@ -40,6 +40,7 @@ FLOORS = (
     ("specs",),
     ("stand_ins",),
     ("layer_hooks", "measures", "steering_record"),
+    ("trace_reduction",),
     ("steering", "embedders"),
     ("trace_files", "edit_meter", "reference_measures", "steering_files"),
     ("traces", "divergence", "scenario_likeness"),

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
+from interp_steer import traces
 from interp_steer.errors import RunError, SteeringError
 from interp_steer.model import GenerationSettings, HookedLM
 from interp_steer.specs import SteeringSpec
@@ -241,6 +243,36 @@ def test_recording_reads_no_value_from_the_device() -> None:
     assert len(recorder) == 3  # one object a call, none a token
     with pytest.raises(RuntimeError):  # control: a look at a value does raise
         bool(on_meta.is_real.any())
+
+
+@pytest.mark.parametrize("block", [1, 200, 2**20])
+def test_a_trace_does_not_depend_on_how_calls_are_reduced(
+    tiny_lm: HookedLM, probes: Any, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    specs = [SteeringSpec(method="stmp", layer=layer, alpha=2) for layer in (0, 1, 1)]
+    monkeypatch.setattr(traces, "SMALL_CALL", 0)  # every call by itself, nothing copied
+    expected, _ = trace(tiny_lm, specs, probes)
+    monkeypatch.setattr(traces, "SMALL_CALL", 2**16)
+    monkeypatch.setattr(traces, "BLOCK", block)
+    assert trace(tiny_lm, specs, probes)[0].equals(expected)
+
+
+def test_a_call_that_waits_is_not_changed_by_who_got_its_residual_stream(
+    tiny_lm: HookedLM, probes: Any
+) -> None:
+    spec = SteeringSpec(method="swfc", layer=1, alpha=1)
+    expected, _ = trace(tiny_lm, [spec] * 3, probes)
+    recorder = TraceRecorder()
+
+    def write_over(resid: torch.Tensor, _chunk: Any) -> None:
+        resid.mul_(1.5)
+
+    with steer(tiny_lm, spec, probes, recorder=recorder), tiny_lm.hooks([(1, write_over)]):
+        made = tiny_lm.generate(prompts_of(tiny_lm), SETTINGS, sample_keys=LABELS["samples"])
+    found = recorder.table(tiny_lm, made, **LABELS)
+    # What follows the prompts is of another text.
+    prompt = [one.filter(pc.not_equal(one["segment"], "response")) for one in (expected, found)]
+    assert prompt[0].num_rows > 0 and prompt[0].equals(prompt[1])
 
 
 def test_a_copy_keeps_what_was_recorded_until_then(tiny_lm: HookedLM, probes: Any) -> None:
