@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_steer.forwarding import ChunkRunner
 from interp_steer.layer_hooks import LayerHook
 from interp_steer.measures import MeasureError
 from interp_steer.model import PAD_ID, HookedLM
 from interp_steer.reference_measures import MAX_LOGITS, micro_batches, rows_at_once
+from interp_steer.runners import ModelRunner
 from interp_steer.steering import SteeringPlan
 from interp_steer.tokens import TokenizedPrompt, left_pad
 
@@ -62,7 +62,7 @@ def next_token_kl(
             "token has no distribution to compare"
         )
     plan.check_fits(lm)
-    runner = ChunkRunner(lm.bridge)
+    runner = lm.fresh_runner()
     lengths = [len(s) - s.n_prompt for s in sequences]
     todo = [row for row, length in enumerate(lengths) if length]
     todo.sort(key=lambda row: (len(sequences[row]), sequences[row].token_ids))
@@ -75,7 +75,7 @@ def next_token_kl(
 
 
 def _mean_kl(
-    runner: ChunkRunner,
+    runner: ModelRunner,
     device: torch.device,
     sequences: Sequence[TokenizedPrompt],
     plan: SteeringPlan,
@@ -98,7 +98,7 @@ def _mean_kl(
 
 
 def _log_p(
-    runner: ChunkRunner, device: torch.device, sequences: Sequence[TokenizedPrompt], width: int
+    runner: ModelRunner, device: torch.device, sequences: Sequence[TokenizedPrompt], width: int
 ) -> Float[Tensor, "row token d_vocab"]:
     """Return the log-distributions that choose the last `width` tokens of every row."""
     batch = left_pad(sequences, pad_id=PAD_ID, device=device)

@@ -1,59 +1,95 @@
-"""One forward call of a bridged model on one chunk of tokens, and the hooks that see it.
+"""One forward call of a bridged model on one chunk of tokens.
 
-`ChunkRunner` is the only place that calls the model. It keeps the `TokenChunk` of the call in
-progress, so that a hook learns where its tokens stand in their sequences, and it passes position
-ids counted from each row's first real token, so that left padding changes nothing.
-
-During a call the components inside a block whose hook points nobody listens to are bypassed
-(`bare_components`), and rows that share a prefix go through the lower blocks as one (`widening`).
+`ChunkRunner` passes position ids counted from each row's first real token, so that left padding
+changes nothing. During a call the components inside a block whose hook points nobody listens to
+are bypassed (`bare_components`), and rows that share a prefix go through the lower blocks as one
+(`widening`).
 """
 
 import inspect
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cached_property
-from threading import Lock
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp_steer.attached_hooks import AttachedHooks, LayerHooks, find_resid_hook_points
+from interp_steer.attached_hooks import find_resid_hook_points
 from interp_steer.bare_components import bare_components
 from interp_steer.errors import ModelError
-from interp_steer.names import resid_post
-from interp_steer.prefix_sharing import PrefixSharing
+from interp_steer.model_identity import UNPROCESSED, config_hash, is_centred
 from interp_steer.resid_taps import ResidTap
-from interp_steer.tokens import PaddedBatch, ResidHook, TokenChunk
-from interp_steer.widening import WideningBatch
-
-logger = logging.getLogger(__name__)
-
-_RUNNING: "WeakSet[Any]" = WeakSet()
-"""Bridges that are in the middle of a call."""
-_ASKING = Lock()
-"""Of whoever looks whether a bridge is, and then begins."""
+from interp_steer.runners import ModelRunner
+from interp_steer.tokens import PaddedBatch, TokenChunk
 
 
-class ChunkRunner:
-    """Runs chunks of tokens through a bridge and hands each chunk to the attached hooks."""
+class ChunkRunner(ModelRunner):
+    """Runs chunks of tokens through a TransformerLens `TransformerBridge`.
+
+    Args:
+        bridge: in evaluation mode.
+        reference: run everything through the bridge's own components, slowly.
+
+    Raises:
+        ModelError: no residual hooks, or the bridge is in training mode (dropout).
+    """
 
     def __init__(self, bridge: Any, *, reference: bool = False) -> None:
-        self.bridge = bridge
+        if bridge.original_model.training:
+            raise ModelError(
+                "the model is in training mode, where dropout makes results random; call "
+                "bridge.eval() first"
+            )
+        super().__init__(bridge, find_resid_hook_points(bridge, int(bridge.cfg.n_layers)))
         self.is_reference = reference
-        """Whether everything runs through the bridge's own components, slowly."""
-        self.model: nn.Module = bridge.original_model
-        self.n_layers = int(bridge.cfg.n_layers)
-        self.hooks = AttachedHooks(
-            find_resid_hook_points(bridge, self.n_layers), wrap=self._bridge_hook
-        )
+        """Whether everything runs through the bridge's own components."""
         self._forward_options = forward_options(self.model)
-        self._chunk: TokenChunk | None = None
-        self._widening: WideningBatch | None = None
         self._bare: dict[int, nn.Module] = {}
+
+    def fresh(self) -> "ChunkRunner":
+        """Return another runner of the same bridge, to which nothing is attached."""
+        return ChunkRunner(self.wrapped, reference=self.is_reference)
+
+    @property
+    def model(self) -> nn.Module:
+        """The Hugging Face module under the bridge."""
+        return self.wrapped.original_model
+
+    @property
+    def embedding(self) -> Tensor:
+        """The token embeddings; of a model without, its first parameter."""
+        model: Any = self.model
+        found = next(model.get_input_embeddings().parameters(), None)
+        return next(model.parameters()) if found is None else found
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The EOS tokens of the generation config."""
+        eos = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        found = eos if isinstance(eos, list | tuple) else [eos]
+        return frozenset(int(token_id) for token_id in found if token_id is not None)
+
+    @property
+    def quantization(self) -> str | None:
+        """The method of Hugging Face's quantiser, if the model went through one."""
+        method = getattr(self.model, "quantization_method", None)
+        return None if method is None else str(getattr(method, "value", method))
+
+    @property
+    def weight_processing(self) -> str:
+        """What `enable_compatibility_mode` did; "none" also where it processed no weights."""
+        is_processed = getattr(self.wrapped, "_weights_processed", None)
+        if is_processed is None:  # other versions do not say
+            is_processed = getattr(self.wrapped, "compatibility_mode", False)
+        if not is_processed:
+            return UNPROCESSED
+        is_moved = is_centred(self.embedding)
+        return "compatibility_mode" + "+center_writing_weights" * is_moved
+
+    def config_hash(self) -> str:
+        """Hash over the Hugging Face config."""
+        return config_hash(self.model.config)
 
     @property
     def takes_positions(self) -> bool:
@@ -65,132 +101,45 @@ class ChunkRunner:
         """Whether a batch may widen between blocks: positions by row, a cache layer a block."""
         return self.takes_positions and len(self.new_cache().layers) == self.n_layers
 
-    @contextmanager
-    def widening(self, sharing: PrefixSharing) -> Iterator[None]:
-        """Context in which `run` takes chunks of all rows and runs what they share once."""
-        batch = WideningBatch(sharing, taps=self._taps())
-        with batch.attached():
-            self._widening = batch
-            try:
-                yield
-            finally:
-                self._widening = None
-
-    def attached(self, hooks: LayerHooks) -> AbstractContextManager[None]:
-        """Attach `hooks` at resid_post; see `AttachedHooks.attached`."""
-        return self.hooks.attached(hooks)
-
     def _taps(self) -> list[ResidTap]:
-        """Where each block is called in the forward pass to come."""
         return [
             ResidTap(
-                block=self._bare[layer] if layer in self._bare else self.bridge.blocks[layer],
+                block=self._bare[layer] if layer in self._bare else self.wrapped.blocks[layer],
                 point=point,
                 is_bare=layer in self._bare,
             )
             for layer, point in enumerate(self.hooks.points)
         ]
 
-    def _bridge_hook(self, layer: int, resid_hook: ResidHook) -> Callable[..., Tensor | None]:
-        def call(resid: Tensor, **_hook_point: Any) -> Tensor | None:
-            if self._chunk is None:
-                raise ModelError(
-                    f"a hook at {resid_post(layer)} ran outside HookedLM.forward and "
-                    "HookedLM.generate; without them it cannot know which tokens it sees. Call "
-                    "those inside the hooks' context instead of the bridge itself"
-                )
-            chunk = self._chunk if self._widening is None else self._widening.after(layer)
-            # On a model spread over devices a layer may sit elsewhere than the inputs.
-            edited = resid_hook(resid, chunk.to(resid.device))
-            if edited is not None and (edited.shape, edited.dtype) != (resid.shape, resid.dtype):
-                raise ModelError(
-                    f"a hook at {resid_post(layer)} must return the shape and dtype it got, "
-                    f"{tuple(resid.shape)} {resid.dtype}; it returned {tuple(edited.shape)} "
-                    f"{edited.dtype}"
-                )
-            return edited
+    def _prepare(self, stack: ExitStack) -> None:
+        """Bypass idle components; hooks behind bypassed blocks move onto them."""
+        if not self.is_reference:
+            ours = [one.handle for one in self.hooks]
+            self._bare = stack.enter_context(bare_components(self.wrapped, ours=ours))
+            stack.callback(setattr, self, "_bare", {})
+        taps = self._taps()
+        for one in self.hooks:
+            if taps[one.layer].is_bare:
+                stack.callback(taps[one.layer].add(one.call))
 
-        return call
-
-    def run(
+    def call(
         self,
         chunk: TokenChunk,
         attention_mask: Int[Tensor, "batch kv_pos"],
         *,
-        cache: Any | None = None,
-        n_logits: int = 0,
-        first_positions: Int[Tensor, "batch"] | None = None,
-    ) -> Float[Tensor, "batch pos_kept d_vocab"]:
-        """Forward one chunk; the cache, if any, is extended in place.
-
-        Inside `widening`, chunk and logits are those of all rows; the cache holds in every layer
-        the rows of its stage.
-
-        Args:
-            chunk: the new tokens.
-            attention_mask: 1 at real tokens, 0 at padding, for cached and new positions.
-            cache: Hugging Face cache from `new_cache`, or None for a single uncached call.
-            n_logits: how many of the last positions need logits; 0 keeps all.
-            first_positions: position id of each row's first real token; None counts from 0. What
-                hooks are told does not change: their positions are those in the sequence.
-
-        Raises:
-            ModelError: `first_positions` for a model that takes no position ids.
-        """
-        whole, widening = chunk, self._widening
-        if widening is not None:
-            chunk, attention_mask = widening.begin(whole), widening.first(attention_mask)
-        options: dict[str, Any] = {"attention_mask": attention_mask}
+        cache: Any | None,
+        n_logits: int,
+        first_positions: Int[Tensor, "batch"] | None,
+    ) -> Float[Tensor, "row pos_kept d_vocab"]:
+        """Call the Hugging Face module, through whatever components are bridged."""
+        options: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": cache is not None}
         if self.takes_positions:
             options["position_ids"] = _position_ids(chunk, first_positions)
-        elif first_positions is not None:
-            raise ModelError(
-                f"{type(self.model).__name__} takes no position ids, so first_positions cannot be "
-                "set; leave it out"
-            )
         if "logits_to_keep" in self._forward_options:
             options["logits_to_keep"] = n_logits
-        options["use_cache"] = cache is not None
         if cache is not None:
             options["past_key_values"] = cache
-        self._chunk = whole
-        try:
-            logits = self.model(input_ids=chunk.token_ids, **options).logits
-        finally:
-            self._chunk = None
-        # On a model spread over devices the unembedding may lie elsewhere than the inputs.
-        logits = logits.to(chunk.token_ids.device)
-        logits = logits[:, -n_logits:] if n_logits else logits
-        return logits if widening is None else widening.spread(logits)
-
-    @contextmanager
-    def prepared(self) -> Iterator[None]:
-        """Context for one or many `run` calls: no gradients, idle components bypassed.
-
-        Hooks are attached before it.
-
-        Raises:
-            ModelError: the model is in the middle of another call, of another thread or of a
-                callback's: hooks would be told of the wrong tokens.
-        """
-        with _ASKING:
-            if self.bridge in _RUNNING:
-                raise ModelError(
-                    "the model is in the middle of a call; make one at a time, and none from a "
-                    "hook or an on_step callback"
-                )
-            _RUNNING.add(self.bridge)
-        with torch.no_grad(), ExitStack() as stack:
-            stack.callback(_RUNNING.discard, self.bridge)
-            if not self.is_reference:
-                ours = [one.handle for one in self.hooks]
-                self._bare = stack.enter_context(bare_components(self.bridge, ours=ours))
-                stack.callback(setattr, self, "_bare", {})
-            taps = self._taps()
-            for one in self.hooks:
-                if taps[one.layer].is_bare:
-                    stack.callback(taps[one.layer].add(one.call))
-            yield
+        return self.model(input_ids=chunk.token_ids, **options).logits
 
     def new_cache(self) -> Any:
         """Return an empty key-value cache that knows the model's sliding windows.

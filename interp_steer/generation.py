@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_steer.errors import ModelError
-from interp_steer.forwarding import ChunkRunner
 from interp_steer.live_rows import LiveRows, RowThinking
+from interp_steer.runners import ModelRunner
 from interp_steer.sampling import (
     GenerationSettings,
     GenerationStep,
@@ -87,7 +87,7 @@ def check_prompts(prompts: Sequence[TokenizedPrompt], sample_keys: Sequence[str]
 
 
 def sample_responses(
-    runner: ChunkRunner,
+    runner: ModelRunner,
     prompts: Sequence[TokenizedPrompt],
     settings: GenerationSettings,
     *,

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_steer.errors import ModelError
-from interp_steer.forwarding import ChunkRunner
 from interp_steer.prefix_sharing import PrefixSharing, RowMove
+from interp_steer.runners import ModelRunner
 from interp_steer.thinking import ThinkingMarks
 from interp_steer.tokens import PaddedBatch, Segment, TokenChunk, TokenizedPrompt
 
@@ -52,7 +52,7 @@ class RowThinking:
 class LiveRows:
     """The rows still being sampled, their cache and attention mask."""
 
-    def __init__(self, runner: ChunkRunner, batch: PaddedBatch, n_steps: int) -> None:
+    def __init__(self, runner: ModelRunner, batch: PaddedBatch, n_steps: int) -> None:
         self.runner = runner
         self.batch = batch
         self.cache: Any = runner.new_cache()

@@ -1,4 +1,4 @@
-"""`HookedLM`: a TransformerLens bridge behind the small surface that this library needs.
+"""`HookedLM`: a TransformerLens model behind the small surface that this library needs.
 
 It turns prompts into tokens with segments, runs and samples left-padded batches, and attaches hooks
 that are told where each token stands in its sequence (`TokenChunk`). Results do not depend on how
@@ -21,11 +21,11 @@ from torch import Tensor
 from interp_steer.attached_hooks import LayerHooks
 from interp_steer.chat_template import ChatOptions, system_role
 from interp_steer.errors import ModelError
-from interp_steer.forwarding import ChunkRunner
 from interp_steer.generation import StopRule, sample_responses
-from interp_steer.model_identity import model_identity, weight_hash
+from interp_steer.model_identity import model_identity, weight_hash, weights_stamp
 from interp_steer.model_loading import load_bridge
 from interp_steer.placement import DtypeName, Placement
+from interp_steer.runners import ModelRunner
 from interp_steer.sampling import (
     Generation,
     GenerationSettings,
@@ -44,6 +44,7 @@ from interp_steer.tokens import (
     TokenizedPrompt,
     left_pad,
 )
+from interp_steer.wrapping import runner_of
 
 __all__ = [
     "ChatOptions",
@@ -76,35 +77,28 @@ class HookedLM:
         chat: ChatOptions | None = None,
         reference: bool = False,
     ) -> None:
-        """Wrap a `TransformerBridge`.
+        """Wrap a `TransformerBridge` or, with TransformerLens 3.x, a `HookedTransformer`.
 
         Args:
-            bridge: in evaluation mode; with a tokenizer, if prompts are to be tokenized.
-            model_id: name recorded in artifacts; the bridge's own by default.
+            bridge: either, with a tokenizer if prompts are to be tokenized, a bridge in evaluation
+                mode; or a `ModelRunner` of your own, for another model class.
+            model_id: name recorded in artifacts; the model's own by default.
             revision: commit of the hub that it was loaded from.
             chat: what the chat template is told.
-            reference: run everything through the bridge's own components, eager attention and all,
+            reference: run everything through a bridge's own components, eager attention and all,
                 instead of Hugging Face's modules underneath. Slower; equal up to rounding.
 
         Raises:
-            ModelError: no residual hooks, or the bridge is in training mode (dropout).
+            ModelError: no residual hooks, a bridge in training mode (dropout), or a model whose
+                text would depend on padding (see `hooked_transformer`).
         """
-        if not hasattr(bridge, "original_model") or not hasattr(bridge, "hook_dict"):
-            raise ModelError(
-                f"HookedLM wraps a TransformerLens TransformerBridge, got {type(bridge).__name__}; "
-                "boot one with TransformerBridge.boot_transformers, or use HookedLM.load"
-            )
-        if bridge.original_model.training:
-            raise ModelError(
-                "the model is in training mode, where dropout makes results random; call "
-                "bridge.eval() first"
-            )
-        self.bridge = bridge
-        self.model_id = model_id or str(bridge.cfg.model_name)
+        self._runner = runner_of(bridge, reference=reference)
+        self.bridge = self._runner.wrapped
+        self.model_id = model_id or str(self._runner.cfg.model_name)
         self.revision = revision
         self.chat = chat or ChatOptions()
-        self._runner = ChunkRunner(bridge, reference=reference)
         self._told = False
+        self._hashed: tuple[Any, str] | None = None
 
     @classmethod
     def load(
@@ -159,17 +153,17 @@ class HookedLM:
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return int(self.bridge.cfg.d_model)
+        return int(self._runner.cfg.d_model)
 
     @property
     def n_ctx(self) -> int:
         """Longest sequence, in tokens."""
-        return int(self.bridge.cfg.n_ctx)
+        return int(self._runner.cfg.n_ctx)
 
     @property
     def d_vocab(self) -> int:
         """Number of logits."""
-        return int(self.bridge.cfg.d_vocab)
+        return int(self._runner.cfg.d_vocab)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -183,24 +177,18 @@ class HookedLM:
 
     @property
     def _embedding(self) -> Tensor:
-        model: Any = self._runner.model
-        embed = model.get_input_embeddings()
-        found = next(embed.parameters(), None)
-        return next(model.parameters()) if found is None else found
+        return self._runner.embedding
 
     @property
     def tokenizer(self) -> Any:
         """The Hugging Face tokenizer, or None."""
-        return self.bridge.tokenizer
+        return self._runner.tokenizer
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end a response: the tokenizer's and the generation config's EOS."""
-        found = [getattr(self.tokenizer, "eos_token_id", None)]
-        config = getattr(self._runner.model, "generation_config", None)
-        eos = getattr(config, "eos_token_id", None)
-        found += list(eos) if isinstance(eos, list | tuple) else [eos]
-        return frozenset(int(token_id) for token_id in found if token_id is not None)
+        eos = getattr(self.tokenizer, "eos_token_id", None)
+        return self._runner.stop_ids | (frozenset() if eos is None else {int(eos)})
 
     def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         """Return the prompt's tokens and segments, ready for a response.
@@ -208,7 +196,7 @@ class HookedLM:
         Raises:
             ModelError: see `interp_steer.tokenization.tokenize_prompt`.
         """
-        prepend_bos = bool(getattr(self.bridge.cfg, "default_prepend_bos", True))
+        prepend_bos = bool(getattr(self._runner.cfg, "default_prepend_bos", True))
         tokens = tokenize_prompt(self.tokenizer, prompt, prepend_bos=prepend_bos, options=self.chat)
         if Segment.SYSTEM in tokens.segments:
             self._tell_of_system_role()
@@ -386,15 +374,33 @@ class HookedLM:
     def identity(self) -> dict[str, Any]:
         """What an artifact must record to know this model again (see `model_identity`)."""
         return model_identity(
-            self._runner.model,
             self.tokenizer,
             name=self.model_id,
-            weights=self._weight_hash,
+            weights=self._weight_hash(),
+            config=self._runner.config_hash(),
             dtype=self.dtype,
             revision=self.revision,
             chat=self.chat,
+            quantization=self._runner.quantization,
+            weight_processing=self.weight_processing,
         )
 
-    @cached_property
+    @property
+    def weight_processing(self) -> str:
+        """What TransformerLens folded or centred on loading; "none" for weights as trained."""
+        return self._runner.weight_processing
+
     def _weight_hash(self) -> str:
-        return weight_hash(self._runner.model)
+        """Hash the weights once, and again if they were changed (processed, for instance)."""
+        stamp = weights_stamp(self._runner.model)
+        if self._hashed is None or self._hashed[0] != stamp:
+            self._hashed = (stamp, weight_hash(self._runner.model))
+        return self._hashed[1]
+
+    def fresh_runner(self) -> ModelRunner:
+        """Return what calls the same model with nothing attached to it.
+
+        While hooks of this one are on, a call through it is refused, so that no pass that is meant
+        to be unsteered is steered.
+        """
+        return self._runner.fresh()

@@ -24,9 +24,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_steer.embedders import Embedder, cosine_to_reference
-from interp_steer.forwarding import ChunkRunner
 from interp_steer.measures import MeasureArrays, MeasureError
 from interp_steer.model import PAD_ID, HookedLM
+from interp_steer.runners import ModelRunner
 from interp_steer.tokens import PaddedBatch, Segment, TokenChunk, TokenizedPrompt, left_pad
 
 N_TOKENS = 50
@@ -131,7 +131,7 @@ def response_cross_entropy(
     ]
     todo = sorted({p.key: p for p in pairs if p.response}.values(), key=lambda p: p.order)
     known = {p.key: np.empty(0) for p in pairs if not p.response}
-    runner = ChunkRunner(lm.bridge)
+    runner = lm.fresh_runner()
     longest = max((len(p.response) for p in todo), default=0)
     size = rows_at_once(batch_size, max_logits=max_logits, logits_per_row=longest * lm.d_vocab)
     for part in micro_batches(todo, size):
@@ -169,7 +169,7 @@ class _Pair:
 
 
 def _surprisals(
-    runner: ChunkRunner, device: torch.device, pairs: Sequence[_Pair]
+    runner: ModelRunner, device: torch.device, pairs: Sequence[_Pair]
 ) -> Float[Tensor, "row token"]:
     """Return -log p of every response token; what follows a row's last token means nothing."""
     prompts = {p.prompt.token_ids: p.prompt for p in pairs}
@@ -182,7 +182,7 @@ def _surprisals(
         first = runner.run(batch.chunk, mask, cache=cache, n_logits=1)[prompt_of]
         found = [_negative_log_p(first, chunk.token_ids[:, :1])]
         if chunk.token_ids.shape[1] > 1:
-            cache.batch_select_indices(prompt_of)
+            runner.select_rows(cache, prompt_of)
             read = PaddedBatch(chunk=chunk, lengths=batch.lengths).piece(0, -1)
             rest = runner.run(
                 read, torch.cat([mask[prompt_of], read.is_real.long()], dim=1), cache=cache

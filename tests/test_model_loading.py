@@ -153,7 +153,7 @@ class TestPlacement:
         def note(_resid: torch.Tensor, chunk: TokenChunk) -> None:
             met.append({str(getattr(chunk, name).device) for name in ("rows", "token_ids")})
 
-        call = lm._runner._bridge_hook(0, note)
+        call = lm._runner._hook_call(0, note)
         from interp_steer.tokens import left_pad
 
         lm._runner._chunk = left_pad(
