@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from interp_steer.chat_template import ChatOptions, chat_record
 
 UNPROCESSED = "none"
-"""`weight_processing` of the weights as they were trained, and of artifacts that do not say."""
+"""`weight_processing` of the weights as they were trained."""
+IMPLIED = {"weight_processing": UNPROCESSED}
+"""What artifacts of earlier versions do not say."""
 
 
 def model_identity(
@@ -82,7 +84,7 @@ def processing_difference(recorded: Mapping[str, Any], processing: str) -> str |
     Returns:
         None where they are the same, or where the artifact does not say for which weights it is.
     """
-    before = recorded.get("weight_processing", UNPROCESSED)
+    before = {**IMPLIED, **recorded}["weight_processing"]
     if recorded.get("weights") is None or before == processing:
         return None
     load = (

@@ -30,6 +30,7 @@ from interp_steer.labelled import LabelledResiduals
 from interp_steer.layer_fit import fit_direction, fit_layer
 from interp_steer.layer_probe import LayerProbe, probe_as_record, probe_from_record
 from interp_steer.logistic import TOLERANCE
+from interp_steer.model_identity import IMPLIED
 from interp_steer.planes import FitMethod
 from interp_steer.readability import Folds, Readability, SidePair, make_folds
 
@@ -140,7 +141,7 @@ class ProbeSet:
             raise ProbeError(str(error)) from error
         probes = _parse(record, tensors, folder)
         for name, expected in (provenance or {}).items():
-            if (stored := record["provenance"].get(name)) != expected:
+            if (stored := record["provenance"].get(name, IMPLIED.get(name))) != expected:
                 raise ProbeError(
                     f"the probes in {folder} were fitted with {name} = {stored!r}, expected "
                     f"{expected!r}; use what they were fitted with, or {_REMEDY}"
@@ -330,7 +331,7 @@ def _parse(record: Any, tensors: Mapping[str, Tensor], folder: Path) -> tuple[La
         return tuple(probe_from_record(e, v) for e, v in zip(entries, v_hat, strict=True))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProbeError(
-            f"the probe files in {folder} do not fit this version ({error!r}); {_REMEDY}"
+            f"the probe files in {folder} do not fit this version ({repr(error)[:300]}); {_REMEDY}"
         ) from error
 
 

@@ -20,6 +20,7 @@ from interp_steer.errors import SteeringError
 from interp_steer.interventions import edit, project, stmp, sttp, swfc
 from interp_steer.layer_hooks import CompiledLayer, HookRecord, LayerHook, Recorder
 from interp_steer.model import HookedLM
+from interp_steer.model_identity import processing_difference
 from interp_steer.probes import ProbeSet
 from interp_steer.scopes import Scope
 from interp_steer.specs import (
@@ -103,8 +104,11 @@ class SteeringPlan:
         """Refuse a model that the probes cannot be from.
 
         Raises:
-            SteeringError: for a layer that the model lacks, or another d_model.
+            SteeringError: for a layer that the model lacks, another d_model, or weights processed
+                otherwise than those that the probes' provenance names.
         """
+        if difference := processing_difference(self.probes.provenance, lm.weight_processing):
+            raise SteeringError(f"expected the probes' {difference}")
         for layer, one in self.compiled.items():
             if layer >= lm.n_layers:
                 raise SteeringError(

@@ -17,6 +17,7 @@ import torch
 from interp_steer.errors import RunError, SteeringError
 from interp_steer.files import atomic_write_json, atomic_write_tensors, read_json, read_tensors
 from interp_steer.model import HookedLM
+from interp_steer.model_identity import processing_difference
 from interp_steer.probes import ProbeSet
 from interp_steer.specs import SteeringSpec
 from interp_steer.steering_record import check_format, read_steering, steering_record
@@ -41,8 +42,9 @@ class SavedSteering:
         """Refuse another model than the one that the probes were fitted on.
 
         Raises:
-            SteeringError: `lm` has other weights, or the same in another dtype; or the steering was
-                imported from a file that does not say for which model it is.
+            SteeringError: `lm` has other weights, or the same in another dtype or processed
+                otherwise; or the steering was imported from a file that does not say for which
+                model it is.
         """
         wanted, got = self.provenance, lm.identity()
         if wanted["weights"] is None:
@@ -51,6 +53,8 @@ class SavedSteering:
                 f"{wanted.get('imported', {}).get('file')!r}, which does not; import it with "
                 "--model or --run, or leave this check out if you know that it is for this model"
             )
+        if difference := processing_difference(wanted, got["weight_processing"]):
+            raise SteeringError(f"the steering is for {wanted['model']!r} with {difference}")
         if wanted["weights"] == got["weights"]:
             return
         dtype = wanted.get("dtype")
@@ -128,10 +132,10 @@ def load_steering(folder: str | os.PathLike[str]) -> SavedSteering:
     except RunError as error:
         raise SteeringError(str(error)) from error
     except SteeringError as error:
-        raise SteeringError(f"cannot use {path}: {error}; or {_REMEDY}") from error
+        raise SteeringError(f"cannot use {path}: {str(error)[:500]}; or {_REMEDY}") from error
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise SteeringError(
-            f"cannot use {path}: it is not as it was written ({error!r}); {_REMEDY}"
+            f"cannot use {path}: it is not as it was written ({repr(error)[:300]}); {_REMEDY}"
         ) from error
     return SavedSteering(spec=spec, probes=probes, provenance=probes.provenance)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from interp_steer.config import ModelPlace, SamplingConfig
-from interp_steer.errors import ScenarioError
+from interp_steer.errors import RunError, ScenarioError
 from interp_steer.model import ChatOptions, HookedLM
+from interp_steer.model_identity import processing_difference
 from interp_steer.runs import Run
 from interp_steer.sampling import GenerationSettings
 from interp_steer.scenario_sets import find_scenarios
@@ -25,7 +26,7 @@ PACKAGES = ("interp-steer", "torch", "transformers", "transformer-lens", "numpy"
 """Packages whose versions a manifest records."""
 
 
-LATER_PINS = ("config",)
+LATER_PINS = ("config", "weight_processing")
 """Pins that the first runs lack; one that has them is held to them."""
 
 
@@ -101,6 +102,8 @@ def start_study(out: Path, lm: HookedLM, sources: Sources, *, sampling: Sampling
     file = find_scenarios(sources.scenarios)
     scenarios = load_one_trait(file)
     study = Study(run=Run.create(out), lm=lm, scenarios=scenarios, sampling=sampling)
+    if study.run.manifest_file.exists():
+        _refuse_other_processing(study)
     study.run.pin(
         study.pins,
         trait=study.trait,
@@ -153,8 +156,16 @@ def reopen_study(
         scenarios=run_scenarios(run),
         sampling=SamplingConfig(**manifest["pins"]["generation"]),
     )
+    _refuse_other_processing(study)
     run.check_pins(_known_pins(run, study.pins))
     return study
+
+
+def _refuse_other_processing(study: Study) -> None:
+    """Say so where the weights are the run's but processed otherwise, instead of two hashes."""
+    run, lm = study.run, study.lm
+    if difference := processing_difference(run.manifest["pins"], lm.weight_processing):
+        raise RunError(f"the run {run.path} was made with {difference} in a new run directory")
 
 
 def _known_pins(run: Run, pins: Mapping[str, object]) -> dict[str, object]:

@@ -11,6 +11,7 @@ from interp_steer.cells import Cell
 from interp_steer.controls import ControlDirections
 from interp_steer.fit_stage import load_probes
 from interp_steer.judges import Judge
+from interp_steer.model_identity import IMPLIED
 from interp_steer.probes import ProbeSet
 from interp_steer.runs import Run
 from interp_steer.scenarios import Scenario
@@ -92,8 +93,8 @@ def _directions(subject: Subject, study: Study) -> ControlDirections | None:
 def _refuse_another_model(run: Run, other: Run) -> None:
     """Compare by the hash of the weights, before the other run is opened on this run's model."""
     pins = [one.manifest["pins"] for one in (run, other)]
-    for name in ("weights", "config"):
-        own, its = (one.get(name) for one in pins)
+    for name in ("weight_processing", "weights", "config"):
+        own, its = (one.get(name, IMPLIED.get(name)) for one in pins)
         if own != its and not (name == "config" and None in (own, its)):  # an earlier version's run
             raise EvaluationError(
                 f"cross-trait needs two runs of one model: {run.path} has {name} {own!s:.12}, "
