@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-quick demo-full test test-slow check test-inspect figures gallery bench lint docs train clean
+.PHONY: help install demo demo-quick demo-full test test-slow check test-inspect figures gallery bench peers lint docs train clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,8 +70,17 @@ runs/demo/.evaluated: runs/demo/summary.json
 runs/demo/summary.json: | $(STAMP)
 	$(BIN)/interp-steer demo
 
-bench: $(STAMP) ## the benchmarks, ratios measured on this machine, into benchmarks/results
+bench: $(STAMP) peers ## the benchmarks, ratios measured on this machine, into benchmarks/results
 	OMP_NUM_THREADS=$$(nproc) $(BIN)/python -m benchmarks
+
+peers: $(VENV)/peers/.installed ## the steering packages that the benchmarks compare with
+
+$(VENV)/peers/.installed: requirements-peers.lock $(STAMP)
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.lock
+	$(VENV)/peers/bin/python -m pip check --disable-pip-version-check
+	@touch $@
 
 lint: $(STAMP) ## ruff and basedpyright
 	$(BIN)/ruff check .

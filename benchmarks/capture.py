@@ -14,9 +14,10 @@ Claims:
 - `capture_overhead`: time of pooled over plain.
 - `capture_vs_run_with_cache`, `capture_vs_return_cache`: time of that way over pooled (the second
   at batch 1).
-- `capture_memory_vs_cache`: peak memory of cached above plain's, over that of pooled, each in a
-  process of its own, the peak counted from after warming up (Linux: VmHWM of /proc). Pooled is
-  counted as no less than the sums that it keeps. At two response lengths: its extra does not grow.
+- `capture_memory_vs_cache`, `capture_memory_vs_return_cache`: peak memory of that way above
+  plain's, over that of pooled, each in a process of its own, the peak counted from after warming up
+  (Linux: VmHWM of /proc). Pooled is counted as no less than the sums that it keeps. At two response
+  lengths: its extra does not grow.
 
 Pooled and cached must find the same means before any time is taken; tokens are equal in number
 everywhere (what `return_cache` samples are its own draws).
@@ -28,10 +29,8 @@ idle cores.
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,45 +48,78 @@ from benchmarks.ratios import (
     measured,
     paired_ratio,
 )
-from benchmarks.workloads import Workload, bundled, random_100m
+from benchmarks.workloads import Workload, in_turn
+from interp_steer.model import HookedLM
 from interp_steer.names import resid_post
 from interp_steer.residuals import PooledCapture
 from interp_steer.sampling import Generation, GenerationSettings
-from interp_steer.tokens import Segment, left_pad
+from interp_steer.scenarios import Scenario
+from interp_steer.tokens import Segment, TokenizedPrompt, left_pad
 
 Means = Float[Tensor, "response layer d_model"]
 
 WAYS = ("plain", "pooled", "cached", "returned")
 MEANS_NOISE = 1e-3
 """Largest difference of a mean, relative to the largest entry: two passes round differently."""
-MODELS = {"bundled": bundled, "random": random_100m}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A way whose memory is compared with this library's."""
+
+    claim: str
+    """Of the ratio."""
+    way: str
+    """One of `WAYS`."""
+    n_rows: int
+    """Prompts of a batch."""
+
+
+CACHED = Compared(claim="capture_memory_vs_cache", way="cached", n_rows=112)
+RETURNED = Compared(claim="capture_memory_vs_return_cache", way="returned", n_rows=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
     """The same prompts for every way."""
 
-    work: Workload
+    lm: HookedLM
     """The model."""
+    name: str
+    """As cases call it."""
+    scenarios: Sequence[Scenario]
+    """Where the prompts come from, again from the first where they are too few."""
     n_rows: int
     """Prompts of a batch."""
     settings: GenerationSettings
     """Sampling."""
 
+    @classmethod
+    def of(cls, work: Workload, n_rows: int, settings: GenerationSettings) -> "Capture":
+        """The prompts of a workload."""
+        return cls(
+            lm=work.study.lm,
+            name=work.name,
+            scenarios=work.scenarios,
+            n_rows=n_rows,
+            settings=settings,
+        )
+
+    @property
+    def prompts(self) -> list[TokenizedPrompt]:
+        """One a row."""
+        some = [self.scenarios[row % len(self.scenarios)] for row in range(self.n_rows)]
+        return [self.lm.tokenize(scenario.prompt("malicious")) for scenario in some]
+
     def plain(self) -> list[Generation]:
         """Generate and capture nothing."""
-        lm = self.work.study.lm
-        every = self.work.scenarios
-        prompts = [
-            lm.tokenize(every[row % len(every)].prompt("malicious")) for row in range(self.n_rows)
-        ]
-        with unstopped(lm):
+        with unstopped(self.lm):
             keys = [str(row) for row in range(self.n_rows)]
-            return lm.generate(prompts, self.settings, sample_keys=keys)
+            return self.lm.generate(self.prompts, self.settings, sample_keys=keys)
 
     def pooled(self) -> Means:
         """This library's way."""
-        lm = self.work.study.lm
+        lm = self.lm
         capture = PooledCapture(self.n_rows, layers=range(lm.n_layers))
         with lm.hooks(capture.hooks()):
             self.plain()
@@ -95,7 +127,7 @@ class Capture:
 
     def cached(self) -> Means:
         """A second pass through `run_with_cache`."""
-        lm, made = self.work.study.lm, self.plain()
+        lm, made = self.lm, self.plain()
         batch = left_pad([one.sequence for one in made], pad_id=0, device=lm.device)
         names = [resid_post(layer) for layer in range(lm.n_layers)]
         with torch.no_grad():
@@ -108,11 +140,10 @@ class Capture:
 
     def returned(self) -> Means:
         """`generate(return_cache=True)`, prompt by prompt; its tokens are its own draws."""
-        lm, every = self.work.study.lm, self.work.scenarios
+        lm = self.lm
         names = [resid_post(layer) for layer in range(lm.n_layers)]
         means = []
-        for row in range(self.n_rows):
-            prompt = lm.tokenize(every[row % len(every)].prompt("malicious"))
+        for prompt in self.prompts:
             tokens = torch.tensor([prompt.token_ids], device=lm.device)
             made, cache = lm.bridge.generate(
                 tokens,
@@ -148,16 +179,13 @@ def measure(options: Options) -> list[Ratio]:
         BenchmarkError: the ways do not find the same means; nothing is timed then.
     """
     found: list[Ratio] = []
-    lengths = {"bundled": (48, 96), "random": (16, 32)}
-    for name, build in MODELS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            work = build(Path(folder), options)
-            n_tokens = 6 if options.quick else lengths[name][0]
-            settings = replace(work.study.settings, max_new_tokens=n_tokens)
-            for n_rows in (1, 4) if options.quick else (1, 16, 112):
-                found += _times(Capture(work=work, n_rows=n_rows, settings=settings), options)
+    for work, settings in in_turn(options):
+        for n_rows in (1, 4) if options.quick else (1, 16, 112):
+            found += _times(Capture.of(work, n_rows, settings), options)
         if not options.quick and torch.device(options.device).type == "cpu":
-            found += [_memory(name, n, options) for n in lengths[name]]
+            n = settings.max_new_tokens
+            lengths = {CACHED: (n, 2 * n), RETURNED: (128, 256)}
+            found += [_memory(work, way, n, options) for way in lengths for n in lengths[way]]
     return found
 
 
@@ -174,7 +202,7 @@ def _times(capture: Capture, options: Options) -> list[Ratio]:
         device=options.device,
     )
     tokens = capture.settings.max_new_tokens
-    case = f"{capture.work.name}, batch {capture.n_rows}, {tokens} tokens, all layers"
+    case = f"{capture.name}, batch {capture.n_rows}, {tokens} tokens, all layers"
 
     def ratio(claim: str, ours: str, theirs: str, goal: Any) -> Ratio:
         paired = paired_ratio(rates[ours], rates[theirs])
@@ -203,17 +231,17 @@ def check_same_means(capture: Capture) -> float:
     off = float((pooled - cached).abs().max() / cached.abs().max())
     if off > MEANS_NOISE:
         raise BenchmarkError(
-            f"pooled means of {capture.work.name} differ from run_with_cache's by {off:.1e} of the "
+            f"pooled means of {capture.name} differ from run_with_cache's by {off:.1e} of the "
             f"largest entry, expected at most {MEANS_NOISE:.0e}"
         )
     return off
 
 
-def _memory(model: str, n_tokens: int, options: Options) -> Ratio:
-    n_rows = 112
+def _memory(work: Workload, compared: Compared, n_tokens: int, options: Options) -> Ratio:
+    ways, n_rows = ("plain", "pooled", compared.way), compared.n_rows
     peaks = {
-        way: [_peak(model, way, n_rows, n_tokens) for _ in range(min(3, options.runs))]
-        for way in ("plain", "pooled", "cached")
+        way: [_peak(work, way, n_rows, n_tokens) for _ in range(min(3, options.runs))]
+        for way in ways
     }
     kept = peaks["pooled"][0]["kept_bytes"]
     extra = {
@@ -221,28 +249,28 @@ def _memory(model: str, n_tokens: int, options: Options) -> Ratio:
             max(float(kept), one["peak_bytes"] - plain["peak_bytes"])
             for one, plain in zip(peaks[way], peaks["plain"], strict=True)
         ]
-        for way in ("pooled", "cached")
+        for way in ways[1:]
     }
     sizes = {way: sorted(values)[len(values) // 2] / 2**20 for way, values in extra.items()}
     case = (
-        f"{peaks['plain'][0]['name']}, batch {n_rows}, {n_tokens} tokens, all layers: "
-        f"{sizes['cached']:.1f} MiB and {sizes['pooled']:.1f} MiB"
+        f"{work.name}, batch {n_rows}, {n_tokens} tokens, all layers: "
+        f"{sizes[compared.way]:.1f} MiB and {sizes['pooled']:.1f} MiB"
     )
     return measured(
-        "capture_memory_vs_cache",
+        compared.claim,
         case,
-        paired_ratio(extra["cached"], extra["pooled"]),
+        paired_ratio(extra[compared.way], extra["pooled"]),
         device=options.device,
         goal=at_least(5),
     )
 
 
-def _peak(model: str, way: str, n_rows: int, n_tokens: int) -> dict[str, Any]:
+def _peak(work: Workload, way: str, n_rows: int, n_tokens: int) -> dict[str, Any]:
     """Peak memory of one way, in a process of its own (`benchmarks.capture_peak`)."""
-    command = [sys.executable, "-m", "benchmarks.capture_peak", model, way]
+    command = [sys.executable, "-m", "benchmarks.capture_peak", str(work.model), way]
     done = subprocess.run(
         [*command, str(n_rows), str(n_tokens)], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise BenchmarkError(f"{way} of {model} failed: {done.stderr.strip()[-500:]}")
+        raise BenchmarkError(f"{way} of {work.name} failed: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,18 +1,20 @@
 """Peak memory of one way of capturing, for `benchmarks.capture`, which starts it.
 
-Command: python -m benchmarks.capture_peak MODEL WAY ROWS TOKENS; prints one JSON object.
+Command: python -m benchmarks.capture_peak MODEL WAY ROWS TOKENS, MODEL a directory; prints one JSON
+object.
 """
 
 import gc
 import json
 import re
 import sys
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.capture import MODELS, Capture
-from benchmarks.ratios import Options
+from benchmarks.capture import Capture
+from interp_steer.model import HookedLM
+from interp_steer.organism import scenarios_path
+from interp_steer.sampling import GenerationSettings
+from interp_steer.scenarios import load_scenarios
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -20,23 +22,22 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def main() -> int:
     """Warm up, reset the peak, capture once, print."""
     model, way, n_rows, n_tokens = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    with tempfile.TemporaryDirectory() as folder:
-        work = MODELS[model](Path(folder), Options())
-        capture = Capture(
-            work=work,
-            n_rows=n_rows,
-            settings=replace(work.study.settings, max_new_tokens=n_tokens),
-        )
-        capture.plain()
-        gc.collect()
-        RESET.write_text("5", encoding="ascii")  # the peak is counted from here
-        getattr(capture, way)()
-        lm = work.study.lm
-        said = {
-            "name": work.name,
-            "peak_bytes": _peak_bytes(),
-            "kept_bytes": n_rows * lm.n_layers * lm.d_model * 4,
-        }
+    lm = HookedLM.load(model)
+    capture = Capture(
+        lm=lm,
+        name=Path(model).name,
+        scenarios=load_scenarios(scenarios_path("honesty")),
+        n_rows=n_rows,
+        settings=GenerationSettings(max_new_tokens=n_tokens, temperature=0.7),
+    )
+    capture.plain()
+    gc.collect()
+    RESET.write_text("5", encoding="ascii")  # the peak is counted from here
+    getattr(capture, way)()
+    said = {
+        "peak_bytes": _peak_bytes(),
+        "kept_bytes": n_rows * lm.n_layers * lm.d_model * 4,
+    }
     sys.stdout.write(json.dumps(said) + "\n")
     return 0
 

@@ -15,11 +15,9 @@ Command: python -m benchmarks generation [--device cuda] [--quick]. Takes about 
 idle cores.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from benchmarks.ratios import (
     BenchmarkError,
@@ -31,7 +29,7 @@ from benchmarks.ratios import (
     measured,
     paired_ratio,
 )
-from benchmarks.workloads import Workload, bundled, random_100m
+from benchmarks.workloads import Workload, in_turn
 from interp_steer.model import HookedLM
 from interp_steer.sampling import GenerationSettings
 from interp_steer.specs import Method, SteeringSpec
@@ -74,7 +72,7 @@ class Batch:
         if method is not None:
             spec = SteeringSpec(method=method, layer=lm.n_layers // 2, alpha=alpha, scope="all")
             steering = steer(lm, spec, probes, recorder=TraceRecorder() if traced else None)
-        prompts = [lm.tokenize(s.prompt("malicious")) for s in self._scenarios()]
+        prompts = [lm.tokenize(s.prompt("malicious")) for s in self.work.repeated(self.n_rows)]
         keys = [str(row) for row in range(self.n_rows)]
         with unstopped(lm), steering:
             made = lm.generate(prompts, self.settings, sample_keys=keys)
@@ -86,13 +84,9 @@ class Batch:
 
     def plain_tokens(self) -> list[tuple[int, ...]]:
         """Response tokens of every row, as Hugging Face makes them."""
-        prompts = self.work.prompts(self._scenarios())
+        prompts = self.work.prompts(self.work.repeated(self.n_rows))
         made = self.work.plain.generate(prompts, self.settings, stops=False)
         return [tuple(one) for one in made]
-
-    def _scenarios(self) -> list:
-        every = self.work.scenarios
-        return [every[row % len(every)] for row in range(self.n_rows)]
 
 
 @contextmanager
@@ -113,12 +107,9 @@ def measure(options: Options) -> list[Ratio]:
         BenchmarkError: the contestants did not do the same work; nothing is timed then.
     """
     found: list[Ratio] = []
-    for build, n_tokens in ((bundled, 48), (random_100m, 16)):
-        with tempfile.TemporaryDirectory() as folder:
-            work = build(Path(folder), options)
-            settings = replace(work.study.settings, max_new_tokens=6 if options.quick else n_tokens)
-            for n_rows in BATCHES[:2] if options.quick else BATCHES:
-                found += _overheads(Batch(work=work, n_rows=n_rows, settings=settings), options)
+    for work, settings in in_turn(options):
+        for n_rows in BATCHES[:2] if options.quick else BATCHES:
+            found += _overheads(Batch(work=work, n_rows=n_rows, settings=settings), options)
     return found
 
 

@@ -4,6 +4,8 @@
   hook on the block (`peers`).
 - `peer_tl_hooks`: likewise over TransformerLens' own `TransformerBridge.generate` with a hook at
   resid_post.
+- `peer_steering_vectors`, `peer_repeng`: likewise over these packages, on the transformers that
+  they pin, in processes of their own that take turns with this one (`peer_packages`; CPU alone).
 
 Additive steering (SwFC) is what every package does; gated steering (StTP) the others can only do by
 a hook of one's own, as here. At batch 1, 16 and 128, prompts of one length, no token stops a
@@ -13,19 +15,27 @@ Command: python -m benchmarks hooks [--device cuda] [--quick]. Takes about five 
 cores.
 """
 
-import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks.generation import BATCHES, check_agreement, unstopped
+from benchmarks.peer_packages import PYTHON, PeerProcess, peer_processes
 from benchmarks.peers import plain_edit
-from benchmarks.ratios import Options, Ratio, at_least, interleaved, measured, paired_ratio
-from benchmarks.workloads import Workload, bundled, random_100m
+from benchmarks.ratios import (
+    BenchmarkError,
+    Options,
+    Ratio,
+    at_least,
+    interleaved,
+    measured,
+    paired_ratio,
+)
+from benchmarks.workloads import Workload, in_turn
 from interp_steer.cells import Cell, steered_cell
 from interp_steer.names import resid_post
 from interp_steer.sampling import GenerationSettings
@@ -55,6 +65,8 @@ class Steered:
     """Prompts of one length."""
     settings: GenerationSettings
     """Sampling."""
+    peers: Mapping[str, PeerProcess]
+    """Other packages, by claim."""
 
     def ours(self) -> Rows:
         """This library."""
@@ -100,6 +112,20 @@ class Steered:
             )
         return [tuple(row) for row in made[:, tokens.shape[1] :].tolist()]
 
+    def prepare_peers(self) -> None:
+        """Tell every package the same work."""
+        probe, prompts = (
+            self.work.probes.probe(self.cell.layer or 0),
+            self.work.prompts(self.scenarios),
+        )
+        for peer in self.peers.values():
+            peer.prepare(self.cell, probe, prompts, self.settings)
+
+
+def n_tokens(rows: Rows) -> float:
+    """Tokens of all rows."""
+    return float(sum(map(len, rows)))
+
 
 def measure(options: Options) -> list[Ratio]:
     """Every ratio of this script.
@@ -108,10 +134,8 @@ def measure(options: Options) -> list[Ratio]:
         BenchmarkError: the contestants did not do the same work; nothing is timed then.
     """
     found: list[Ratio] = []
-    for build, n_tokens in ((bundled, 48), (random_100m, 16)):
-        with tempfile.TemporaryDirectory() as folder:
-            work = build(Path(folder), options)
-            settings = replace(work.study.settings, max_new_tokens=6 if options.quick else n_tokens)
+    for work, settings in in_turn(options):
+        with peers_of(work, options) as peers:
             for kind, (method, alpha) in STEERED.items():
                 layer = work.study.lm.n_layers // 2
                 cell = steered_cell(method=method, layer=layer, alpha=alpha, scope="all")
@@ -121,9 +145,17 @@ def measure(options: Options) -> list[Ratio]:
                         cell=cell,
                         scenarios=of_one_length(work, n_rows),
                         settings=settings,
+                        peers=peers,
                     )
                     found += _against(steered, kind, options)
     return found
+
+
+def peers_of(work: Workload, options: Options) -> AbstractContextManager[Mapping[str, PeerProcess]]:
+    """The other packages on the same model; none in a smoke test without their environment."""
+    if options.device != "cpu" or (options.quick and not PYTHON.is_file()):
+        return nullcontext({})
+    return peer_processes(work.model)
 
 
 def of_one_length(work: Workload, n_rows: int) -> tuple[Scenario, ...]:
@@ -135,33 +167,30 @@ def of_one_length(work: Workload, n_rows: int) -> tuple[Scenario, ...]:
 
 
 def check_same_tokens(steered: Steered) -> float:
-    """Refuse to compare unless greedy tokens agree; return the smaller share that does."""
+    """Refuse to compare unless greedy tokens agree; return the smallest share that does."""
     settings = replace(steered.settings, temperature=0.0, max_new_tokens=CHECKED_TOKENS)
     greedy = replace(steered, settings=settings)
+    greedy.prepare_peers()
     ours, name = greedy.ours(), steered.work.name
-    return min(
-        check_agreement(name, ours, greedy.hugging_face()),
-        check_agreement(name, ours, greedy.transformer_lens()),
-    )
+    others = [greedy.hugging_face(), greedy.transformer_lens()]
+    others += [peer.tokens() for peer in greedy.peers.values()]
+    return min(check_agreement(name, ours, other) for other in others)
 
 
 def _against(steered: Steered, kind: str, options: Options) -> list[Ratio]:
     check_same_tokens(steered)
-    contestants: dict[str, Callable[[], Rows]] = {
-        "ours": steered.ours,
-        "peer_hf_hooks": steered.hugging_face,
-        "peer_tl_hooks": steered.transformer_lens,
+    steered.prepare_peers()
+    contestants: dict[str, Callable[[], float]] = {
+        "ours": lambda: n_tokens(steered.ours()),
+        "peer_hf_hooks": lambda: n_tokens(steered.hugging_face()),
+        "peer_tl_hooks": lambda: n_tokens(steered.transformer_lens()),
+        **{claim: peer.generate for claim, peer in steered.peers.items()},
     }
-    for make in contestants.values():  # warms every path up
-        make()
-    rates = interleaved(
-        {
-            name: lambda make=make: float(sum(map(len, make())))
-            for name, make in contestants.items()
-        },
-        runs=options.runs,
-        device=options.device,
-    )
+    wanted = len(steered.scenarios) * steered.settings.max_new_tokens
+    for name, make in contestants.items():  # warms every path up
+        if (made := make()) != wanted:
+            raise BenchmarkError(f"{name} was to make {wanted} tokens and made {made:.0f}")
+    rates = interleaved(contestants, runs=options.runs, device=options.device)
     case = (
         f"{steered.work.name}, {kind}, batch {len(steered.scenarios)}, "
         f"{steered.settings.max_new_tokens} tokens"
@@ -174,5 +203,6 @@ def _against(steered: Steered, kind: str, options: Options) -> list[Ratio]:
             device=options.device,
             goal=None if options.quick else at_least(1),
         )
-        for claim in ("peer_hf_hooks", "peer_tl_hooks")
+        for claim in contestants
+        if claim != "ours"
     ]

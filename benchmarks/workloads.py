@@ -7,8 +7,9 @@ means nothing.
 """
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from interp_steer.fit_stage import fit
 from interp_steer.model import HookedLM
 from interp_steer.organism import MODEL_DIR, scenarios_path
 from interp_steer.probes import ProbeSet
+from interp_steer.sampling import GenerationSettings
 from interp_steer.scenarios import Scenario
 from interp_steer.study import Sources, Study, start_study
 
@@ -74,6 +76,8 @@ class Workload:
 
     name: str
     """As cases call it."""
+    model: Path
+    """Directory of the model."""
     study: Study
     """Run directory, model and scenarios of this library."""
     probes: ProbeSet
@@ -92,10 +96,30 @@ class Workload:
         """Generations of the whole work."""
         return len(self.cells) * len(self.scenarios)
 
+    def repeated(self, n_rows: int) -> list[Scenario]:
+        """So many scenarios, again from the first where there are not enough."""
+        return [self.scenarios[row % len(self.scenarios)] for row in range(n_rows)]
+
     def prompts(self, scenarios: Sequence[Scenario]) -> list[tuple[int, ...]]:
         """Token ids of the malicious prompts, the same for every contestant."""
         tokenize = self.study.lm.tokenize
         return [tokenize(scenario.prompt("malicious")).token_ids for scenario in scenarios]
+
+
+def in_turn(
+    options: Options, n_tokens: Sequence[int] = (48, 16)
+) -> Iterator[tuple[Workload, GenerationSettings]]:
+    """Both models, one after the other, with the settings for rows of one length.
+
+    Args:
+        options: quick makes 6 tokens a row.
+        n_tokens: of a row, of the bundled model and of the larger one.
+    """
+    for build, n in zip(MODELS.values(), n_tokens, strict=True):
+        with tempfile.TemporaryDirectory() as folder:
+            work = build(Path(folder), options)
+            n = 6 if options.quick else n
+            yield work, replace(work.study.settings, max_new_tokens=n)
 
 
 def bundled(folder: Path, options: Options) -> Workload:
@@ -147,6 +171,7 @@ def _fitted(name: str, model: Path, folder: Path, options: Options, size: Size) 
     )
     return Workload(
         name=name,
+        model=model,
         study=study,
         probes=probes,
         plain=PlainModel.load(model, device=options.device),
@@ -154,3 +179,10 @@ def _fitted(name: str, model: Path, folder: Path, options: Options, size: Size) 
         scenarios=study.split("test")[: size.n_scenarios],
         size=size,
     )
+
+
+MODELS: dict[str, Callable[[Path, Options], Workload]] = {
+    "bundled": bundled,
+    "random": random_100m,
+}
+"""What makes each workload, by a short name."""

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import capture, explorer, fitting, generation, hooks, pages
+from benchmarks import capture, explorer, fitting, generation, hooks, pages, peer_packages
 from benchmarks import sweep as sweep_benchmark
 from benchmarks.peers import PlainModel
 from benchmarks.ratios import (
@@ -430,6 +430,7 @@ class TestGenerationAndCapture:
             cell=steered_cell(method=method, layer=4, alpha=alpha, scope="all"),
             scenarios=hooks.of_one_length(work, 5),
             settings=work.study.settings,
+            peers={},
         )
         assert hooks.check_same_tokens(steered) > 0.95
         assert {len(row) for row in steered.transformer_lens()} == {6}
@@ -438,10 +439,38 @@ class TestGenerationAndCapture:
             hooks.check_same_tokens(steered)
 
     @pytest.mark.slow
+    @pytest.mark.skipif(not peer_packages.PYTHON.is_file(), reason="needs make peers")
+    @pytest.mark.parametrize("kind", hooks.STEERED)
+    def test_other_packages_do_the_same_or_are_refused(self, work: Workload, kind: str) -> None:
+        method, alpha = hooks.STEERED[kind]
+        with peer_packages.peer_processes(work.model) as peers:
+            steered = hooks.Steered(
+                work=work,
+                cell=steered_cell(method=method, layer=4, alpha=alpha, scope="all"),
+                scenarios=hooks.of_one_length(work, 5),
+                settings=work.study.settings,
+                peers=peers,
+            )
+            assert hooks.check_same_tokens(steered) > 0.95
+            for peer in peers.values():
+                with pytest.raises(BenchmarkError, match=f"{peer.package} ended at 'unheard'"):
+                    peer.ask("unheard")
+
+    def test_packages_that_are_not_installed_are_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(peer_packages, "PYTHON", tmp_path / "python")
+        with (
+            pytest.raises(BenchmarkError, match="make peers"),
+            peer_packages.peer_processes(tmp_path),
+        ):
+            pass
+
+    @pytest.mark.slow
     def test_every_way_of_capturing_finds_means_and_others_are_refused(
         self, work: Workload, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        few = capture.Capture(work=work, n_rows=3, settings=work.study.settings)
+        few = capture.Capture.of(work, 3, work.study.settings)
         assert capture.check_same_means(few) < 1e-4
         lm = work.study.lm
         assert few.returned().shape == few.pooled().shape == (3, lm.n_layers, lm.d_model)
@@ -452,12 +481,12 @@ class TestGenerationAndCapture:
             capture.check_same_means(few)
 
     @pytest.mark.slow
-    def test_peaks_are_of_a_process_of_their_own(self) -> None:
-        plain, cached = (capture._peak("bundled", way, 60, 24) for way in ("plain", "cached"))
+    def test_peaks_are_of_a_process_of_their_own(self, work: Workload) -> None:
+        plain, cached = (capture._peak(work, way, 60, 24) for way in ("plain", "cached"))
         # Residuals of at least 60 x 24 tokens at 8 layers of 128 floats stand in memory.
         assert cached["peak_bytes"] - plain["peak_bytes"] > 60 * 24 * 8 * 128 * 4
-        with pytest.raises(BenchmarkError, match="unheard of of bundled failed"):
-            capture._peak("bundled", "unheard of", 1, 1)
+        with pytest.raises(BenchmarkError, match="unheard of of bundled model failed"):
+            capture._peak(work, "unheard of", 1, 1)
 
 
 class TestFitting:
