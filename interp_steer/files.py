@@ -4,15 +4,18 @@ A sweep runs for hours and is killed, or fills the disk. Everything is therefore
 temporary file beside its destination, flushed to disk and then renamed: a reader sees the old
 content or the new, never half of it. A writer holds a lock on its temporary file, which the kernel
 drops when the writer dies; `remove_leftovers` deletes exactly the files that nobody holds. Reading
-refuses what is damaged and names the file. A whole file is not therefore a right one: whether it
+refuses what is damaged and names the file: tables carry a checksum a page, tensors one each. JSON,
+which people read and edit, carries none. A whole file is not therefore a right one: whether it
 belongs to this model and these scenarios is for `runs` to say (pins).
 """
 
+import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,8 +27,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from interp_steer.errors import RunError
+from interp_steer.input_files import parse_json
 
 _TEMPORARY = ".*.tmp"
+_CHECKSUMS = "interp_steer.sha256"
+"""Entry of a safetensors header: JSON of tensor name to checksum, "" for the other metadata."""
+_FEW_ROWS = 256
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is used up"}
 
 
 @contextmanager
@@ -48,7 +56,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     except OSError as error:
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is untouched. "
+            f"cannot write {path}: {_reason(error)}; what was there before is untouched. "
             "Make room (or fix permissions) and run the same command again"
         ) from error
     finally:
@@ -97,9 +105,18 @@ def atomic_write_tensors(
     tensors: Mapping[str, torch.Tensor],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `tensors` to `path` as safetensors, all or nothing; `metadata` goes into its header."""
+    """Write `tensors` to `path` as safetensors, all or nothing, with a checksum of each.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        metadata: goes into the header, beside the checksums.
+    """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    atomic_write_bytes(path, safetensors_bytes(whole, dict(metadata or {})))
+    header = dict(metadata or {})
+    sums = {name: _tensor_sum(tensor) for name, tensor in whole.items()}
+    header[_CHECKSUMS] = json.dumps(sums | {"": _header_sum(header, whole)}, sort_keys=True)
+    atomic_write_bytes(path, safetensors_bytes(whole, header))
 
 
 def parquet_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
@@ -118,7 +135,7 @@ def read_json(path: str | os.PathLike[str], *, remedy: str = "make it again") ->
         RunError: it is missing, or not whole; the message names it and gives the remedy.
     """
     with _refusing(Path(path), remedy):
-        return json.loads(Path(path).read_bytes())
+        return parse_json(Path(path).read_bytes())
 
 
 def read_table(
@@ -126,15 +143,18 @@ def read_table(
     *,
     columns: Sequence[str] | None = None,
     filters: Sequence[tuple[str, str, object]] | None = None,
+    most_bytes: int | None = None,
     remedy: str = "make it again",
 ) -> pa.Table:
-    """Read a parquet file, checking page checksums.
+    """Read a parquet file, checking page checksums and that text is text.
 
     Args:
         path: the file.
         columns: those to read; all by default. The others cost nothing.
         filters: (column, operator, value), all of which a row must pass; row groups whose
             statistics rule them out are not read.
+        most_bytes: refuse a file that unpacks to more, before it has; for files from elsewhere,
+            where few bytes may stand for very many.
         remedy: see `read_json`.
 
     Raises:
@@ -143,13 +163,32 @@ def read_table(
     names = None if columns is None else list(columns)
     with _refusing(Path(path), remedy):
         if filters:
-            return pq.read_table(
+            table = pq.read_table(
                 str(path), columns=names, filters=list(filters), page_checksum_verification=True
             )
-        with pq.ParquetFile(str(path), page_checksum_verification=True) as file:
-            if missing := set(names or ()) - set(file.schema_arrow.names):
-                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-            return file.read(columns=names)
+        else:
+            with pq.ParquetFile(str(path), page_checksum_verification=True) as file:
+                if missing := set(names or ()) - set(file.schema_arrow.names):
+                    raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+                if most_bytes is None:
+                    table = file.read(columns=names)
+                else:
+                    table = _unpacked(file, names, most_bytes)
+        table.validate(full=True)
+        return table
+
+
+def _unpacked(file: pq.ParquetFile, columns: list[str] | None, most_bytes: int) -> pa.Table:
+    """The table of a file, read a little at a time until it is whole or too large."""
+    batches: list[pa.RecordBatch] = []
+    size = 0
+    for batch in file.iter_batches(batch_size=_FEW_ROWS, columns=columns):
+        size += batch.nbytes
+        if size > most_bytes:
+            raise ValueError(f"it unpacks to more than {most_bytes} bytes")
+        batches.append(batch)
+    schema = batches[0].schema if batches else file.schema_arrow
+    return pa.Table.from_batches(batches, schema)
 
 
 def read_schema(path: str | os.PathLike[str], *, remedy: str = "make it again") -> pa.Schema:
@@ -158,26 +197,97 @@ def read_schema(path: str | os.PathLike[str], *, remedy: str = "make it again") 
         return file.schema_arrow
 
 
+def require_columns(
+    table: pa.Table, wanted: Iterable[pa.Field], *, source: str | os.PathLike[str], remedy: str
+) -> None:
+    """Refuse a table that lacks a column, has it twice, of another type, or with gaps in it.
+
+    Args:
+        table: what was read; it may have further columns.
+        wanted: columns with their types; gaps are allowed where a field is nullable.
+        source: the file or folder, for the refusal.
+        remedy: see `read_json`.
+
+    Raises:
+        RunError: naming every such column.
+    """
+    wrong = []
+    for field in wanted:
+        if table.column_names.count(field.name) != 1:
+            wrong.append(field.name)
+            continue
+        column = table[field.name]
+        if column.type != field.type or (column.null_count and not field.nullable):
+            wrong.append(field.name)
+    if wrong:
+        raise RunError(
+            f"{source} does not fit: missing, there twice, of another type or with gaps: "
+            f"{', '.join(wrong)}; {remedy}"
+        )
+
+
+class TensorFile:
+    """A safetensors file that is open: tensors whole, with their checksums compared, or in part."""
+
+    def __init__(self, file: safe_open) -> None:
+        self._file = file
+        self.metadata: dict[str, str] = dict(file.metadata() or {})
+        """What the writer put into the header."""
+        self.names: list[str] = list(file.keys())
+        """Names of the tensors."""
+        stored = json.loads(self.metadata.pop(_CHECKSUMS, "{}"))
+        if not isinstance(stored, dict):
+            raise ValueError("its checksums are no object")
+        self._sums = stored
+        expected = _header_sum(self.metadata, self.names)
+        if stored and stored.get("") != expected:
+            raise ValueError("its header is not as it was written")
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        """Return a whole tensor on the CPU."""
+        tensor = self._file.get_tensor(name)
+        if self._sums and self._sums.get(name) != _tensor_sum(tensor):
+            raise ValueError(f"the tensor {name[:60]!r} is not as it was written")
+        return tensor
+
+    def get_slice(self, name: str) -> Any:
+        """Return a tensor to be indexed; only what is asked for is read, and no checksum of it."""
+        return self._file.get_slice(name)
+
+
 def read_tensors(
     path: str | os.PathLike[str], *, remedy: str = "make it again"
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read a safetensors file: its tensors (CPU) and its metadata; refuses like `read_json`."""
-    with _refusing(Path(path), remedy), safe_open(str(path), framework="pt") as file:
-        names = list(file.keys())
-        return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    with open_tensors(path, remedy=remedy) as file:
+        return {name: file.get_tensor(name) for name in file.names}, file.metadata
 
 
 @contextmanager
 def open_tensors(
     path: str | os.PathLike[str], *, remedy: str = "make it again"
-) -> Iterator[safe_open]:
+) -> Iterator[TensorFile]:
     """Yield a safetensors file to read parts of; what the block finds damaged is refused likewise.
 
     Raises:
         RunError: like `read_json`.
     """
     with _refusing(Path(path), remedy), safe_open(str(path), framework="pt") as file:
-        yield file
+        yield TensorFile(file)
+
+
+def _tensor_sum(tensor: torch.Tensor) -> str:
+    """Hash of type, shape and bytes of a tensor."""
+    whole = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+    if tensor.numel():
+        whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
+
+
+def _header_sum(metadata: Mapping[str, str], names: Iterable[str]) -> str:
+    """Hash of a header's own entries and of which tensors there are."""
+    text = json.dumps([dict(metadata), sorted(names)], sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
@@ -197,14 +307,20 @@ def _removed(temporary: Path) -> bool:
 
 @contextmanager
 def _refusing(path: Path, remedy: str) -> Iterator[None]:
-    if not path.is_file():
-        raise RunError(f"there is no file {path}; {remedy}")
     try:
+        if not path.is_file():
+            raise RunError(f"there is no file {path}; {remedy}")
         yield
     except (pa.ArrowException, SafetensorError, OSError, ValueError, RecursionError) as error:
         raise RunError(
-            f"{path} is damaged or cut short ({type(error).__name__}: {error}); {remedy}"
+            f"{path} is damaged or cut short ({type(error).__name__}: {str(error)[:300]}); {remedy}"
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong, in the words of the system; that a disk is full in plain ones first."""
+    said = error.strerror or str(error)
+    return f"{_FULL[error.errno]} ({said})" if error.errno in _FULL else said
 
 
 def _sync_folder(folder: Path) -> None:

@@ -324,9 +324,11 @@ def load_residuals(path: Path, *, expected: Mapping[str, Any] | None = None) -> 
             malicious=_side(tensors, "malicious"),
             provenance=provenance,
         )
-    except (KeyError, ValueError, ModelError) as error:
+        if not isinstance(provenance, dict):
+            raise TypeError("its provenance is no object")
+    except (LookupError, TypeError, ValueError, RecursionError, ModelError) as error:
         raise RunError(
-            f"{path} is not a residuals file of this library ({error}); {CAPTURE_AGAIN}"
+            f"{path} is not a residuals file of this library ({str(error)[:300]}); {CAPTURE_AGAIN}"
         ) from error
     for name, value in (expected or {}).items():
         if provenance.get(name) != value:
@@ -344,13 +346,16 @@ def load_pooled(path: Path, side: str, *, layer: int) -> Float[Tensor, "response
         RunError: a missing or damaged file, or one without that layer.
     """
     with open_tensors(path, remedy=CAPTURE_AGAIN) as file:
-        layers = file.get_tensor("layers").tolist()
+        layers = _layers(file.get_tensor("layers"))
         if layer not in layers:
             raise RunError(
                 f"{path} has no layer {layer}; it has {', '.join(map(str, layers))}; "
                 f"{CAPTURE_AGAIN}, or use the run that it belongs to"
             )
-        return file.get_slice(side)[:, layers.index(layer)]
+        values = file.get_slice(side)
+        if len(values.get_shape()) != 3 or values.get_shape()[1] != len(layers):
+            raise ValueError(f"the residuals have shape {values.get_shape()}")
+        return file.get_slice(side)[:, layers.index(layer)].float()
 
 
 CAPTURE_AGAIN = "remove it and capture again"
@@ -358,7 +363,19 @@ CAPTURE_AGAIN = "remove it and capture again"
 
 def _side(tensors: Mapping[str, Tensor], side: str) -> PooledResiduals:
     return PooledResiduals(
-        values=tensors[side],
-        layers=tuple(tensors["layers"].tolist()),
+        values=_floats(tensors[side]),
+        layers=_layers(tensors["layers"]),
         n_tokens=tensors[f"n_tokens_{side}"],
     )
+
+
+def _floats(values: Tensor) -> Tensor:
+    if values.ndim != 3 or not values.is_floating_point():
+        raise ValueError(f"the residuals are {values.dtype} of shape {list(values.shape)}")
+    return values
+
+
+def _layers(stored: Tensor) -> tuple[int, ...]:
+    if stored.ndim != 1 or stored.is_floating_point() or stored.dtype == torch.bool:
+        raise ValueError(f"the layers are {stored.dtype} of shape {list(stored.shape)}")
+    return tuple(stored.tolist())

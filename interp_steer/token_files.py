@@ -177,20 +177,34 @@ def read_token_blocks(
     for number in range(index["blocks"]):
         with open_tensors(_block(folder, number), remedy=_REMEDY) as file:
             places = {name: file.get_tensor(name) for name in _PLACES}
+            n = len(places["sequences"].reshape(-1))
+            if any(place.shape != (n,) for place in places.values()):
+                raise ValueError("its places are not one a token")
             for layer in wanted:
                 values = file.get_tensor(f"layer.{layer}").float()
+                if values.ndim != 2 or len(values) != n:
+                    raise ValueError(f"layer {layer} has shape {list(values.shape)}, {n} tokens")
                 yield TokenResiduals(layer=layer, values=values, **places)
 
 
 def _check_index(folder: Path, index: Any) -> None:
     known = isinstance(index, dict) and index.get("format") == "interp-steer token residuals"
-    if not known or not {"layers", "blocks", "tokens"} <= set(index):
+    if not known or not _fits(index):
         raise RunError(f"{folder / INDEX} is no index of token residuals; {_REMEDY}")
     if index.get("format_version") != FORMAT_VERSION:
         raise RunError(
-            f"{folder} has version {index.get('format_version')}, this library reads "
+            f"{folder} has version {index.get('format_version')!r:.60}, this library reads "
             f"{FORMAT_VERSION}; read it with the interp-steer that wrote it"
         )
+
+
+def _fits(index: Mapping[str, Any]) -> bool:
+    layers = index.get("layers")
+    return (
+        isinstance(layers, list)
+        and all(type(layer) is int for layer in layers)
+        and all(type(index.get(name)) is int for name in ("blocks", "tokens"))
+    )
 
 
 def _block(folder: Path, number: int) -> Path:

@@ -134,9 +134,9 @@ def _check_schema(schema: pa.Schema, name: str) -> None:
     wrong = [
         field.name
         for field in TRACE_SCHEMA
-        if field.name not in schema.names or schema.field(field.name).type != field.type
+        if schema.names.count(field.name) != 1 or schema.field(field.name).type != field.type
     ]
-    extra = [column for column in schema.names if column not in TRACE_SCHEMA.names]
+    extra = [column[:60] for column in schema.names if column not in TRACE_SCHEMA.names]
     if wrong or extra:
         raise SteeringError(
             f"{name} is no trace table: missing or of another type: {', '.join(wrong) or 'none'}; "

@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from interp_steer.errors import ProbeError
+from interp_steer.files import atomic_write_tensors
 from interp_steer.logistic import Span, fit_logistic
 from interp_steer.probes import LayerProbe, ProbeSet, fit_probes, shuffled_label_direction
 from interp_steer.readability import make_folds, readability
@@ -510,6 +511,10 @@ def test_probe_files_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None
     with pytest.raises(ProbeError, match=r"probes.safetensors is damaged or cut short"):
         ProbeSet.load(tmp_path)
     vectors.write_bytes(whole[:-5] + bytes(5))
+    with pytest.raises(ProbeError, match="'v_hat' is not as it was written"):
+        ProbeSet.load(tmp_path)
+    others = {"v_hat": -probes.v_hat, "layers": torch.tensor(probes.layers)}
+    atomic_write_tensors(vectors, others)
     with pytest.raises(ProbeError, match="do not belong together"):
         ProbeSet.load(tmp_path)
     vectors.write_bytes(whole)
