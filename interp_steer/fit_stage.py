@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from interp_steer.config import FitConfig, ProjectConfig
 from interp_steer.errors import RunError
+from interp_steer.files import require_columns
 from interp_steer.probes import ProbeSet, fit_probes
 from interp_steer.projections import project_tokens
 from interp_steer.residuals import (
@@ -124,7 +125,10 @@ def _responses_table(
 
 def read_responses(run: Run) -> pa.Table:
     """The training responses of a run; refused by name where there are none."""
-    return read_table(run.responses_file, remedy="run `interp-steer fit` first")
+    remedy = "run `interp-steer fit` first"
+    table = read_table(run.responses_file, remedy=remedy)
+    require_columns(table, RESPONSE_SCHEMA, source=run.responses_file, remedy=remedy)
+    return table
 
 
 def training_scenario_ids(responses: pa.Table) -> tuple[list[str], list[str]]:

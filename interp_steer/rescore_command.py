@@ -107,12 +107,14 @@ class Rescore:
 
 def _made_anew(run: "Run", filled: "list[Rescored]") -> "Iterator[str]":
     """Choose operating points anew where they are of other rows; name what else is outdated."""
-    from interp_steer.runs import read_json
+    from interp_steer.point_files import read_operating_points
     from interp_steer.sweep_stage import is_outdated, select
 
     has_changed = any(one.part == "sweep" and one.n_filled for one in filled)
     if run.operating_points_file.exists() and (has_changed or is_outdated(run)):
-        share = read_json(run.operating_points_file).get("coherence_share")
+        remedy = f"run `interp-steer select {run.path}` again"
+        found = read_operating_points(run.operating_points_file, remedy=remedy)
+        share = found.get("coherence_share")
         try:
             select(run, coherence_share=share)
         except InterpSteerError as error:  # another cell was chosen, which the sweep has yet to try

@@ -48,6 +48,32 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 """Version of the layout, in every manifest."""
 
+_TEXT_OR_NONE = (str, type(None))
+_ENTRIES: Mapping[str, type | tuple[type, ...]] = {
+    "pins": dict,
+    "pins.scenarios": str,
+    "pins.dtype": str,
+    "pins.generation": dict,
+    "pins.generation.seed": int,
+    "pins.chat": (dict, type(None)),
+    "trait": str,
+    "model": dict,
+    "model.model": str,
+    "sources": dict,
+    "sources.model": str,
+    "sources.scenarios": str,
+    "sources.revision": _TEXT_OR_NONE,
+    "versions": dict,
+    "sweep": dict,
+    "sweep.selection": list,
+    "sweep.grids": list,
+    "sweep.config": dict,
+    "sweep.config.judge": str,
+    "sweep.config.judge_config": _TEXT_OR_NONE,
+    "sweep.config.trait_description": _TEXT_OR_NONE,
+}
+"""Types of what stages read out of a manifest, where it is there."""
+
 
 class Run:
     """One run directory. Constructing it touches no file; reading needs no lock."""
@@ -153,21 +179,24 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The manifest, read anew each time.
+        """The manifest, read anew each time; asking it for an entry it lacks is a `RunError`.
 
         Raises:
-            RunError: missing, damaged, of another format, or without pins.
+            RunError: missing, damaged, of another format, without pins, or with an entry of
+                another type.
         """
-        remedy = "a run cannot be continued without it; make the run again in a new directory"
-        manifest = read_json(self.manifest_file, remedy=remedy)
+        file = self.manifest_file
+        manifest = read_json(file, remedy=_REMEDY)
         if not isinstance(manifest, dict) or not isinstance(manifest.get("pins"), dict):
-            raise RunError(f"{self.manifest_file} is not a manifest (it has no pins); {remedy}")
+            raise RunError(f"{file} is not a manifest (it has no pins); {_REMEDY}")
         if manifest.get("format") != FORMAT:
             raise RunError(
-                f"{self.manifest_file} has format {manifest.get('format')!r}, this version reads "
-                f"{FORMAT}; {remedy}"
+                f"{file} has format {manifest.get('format')!r:.60}, this version reads {FORMAT}; "
+                f"{_REMEDY}"
             )
-        return manifest
+        for name, kind in _ENTRIES.items():
+            _check_entry(manifest, name, kind, file)
+        return _recorded(manifest, "", file)
 
     def pin(self, pins: Mapping[str, Any], **recorded: Any) -> None:
         """Add `pins` to the manifest (made where missing), after checking those that it has.
@@ -265,6 +294,44 @@ class Run:
             self._lock_depth -= 1
 
 
+_REMEDY = "a run cannot be continued without it; make the run again in a new directory"
+
+
+class _Recorded(dict[str, Any]):
+    """An object of a manifest that says which entry is missing."""
+
+    def __init__(self, entries: Mapping[str, Any], place: str, file: Path) -> None:
+        super().__init__(entries)
+        self._place, self._file = place, file
+
+    def __missing__(self, name: str) -> Any:
+        raise RunError(f"{self._file} does not say {self._place}{name}; {_REMEDY}")
+
+
+def _recorded(value: Any, place: str, file: Path) -> Any:
+    """`value` with every object in objects of it as a `_Recorded`."""
+    if not isinstance(value, dict):
+        return value
+    inner = {name: _recorded(v, f"{place}{name}.", file) for name, v in value.items()}
+    return _Recorded(inner, place, file)
+
+
+def _check_entry(
+    manifest: dict[str, Any], name: str, kind: type | tuple[type, ...], file: Path
+) -> None:
+    *parents, last = name.split(".")
+    here: Any = manifest
+    for parent in parents:
+        here = here.get(parent) if isinstance(here, dict) else None
+    if not isinstance(here, dict) or last not in here:
+        return
+    if not isinstance(here[last], kind) or isinstance(here[last], bool):
+        raise RunError(
+            f"{file} has {name} {here[last]!r:.60}, which is of another type than it was written "
+            f"with; {_REMEDY}"
+        )
+
+
 def _acquire(file: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -309,4 +376,4 @@ def _differences(name: str, known: Any, new: Any) -> Iterator[str]:
                     f"{name}.{key}", known.get(key, "(absent)"), new.get(key, "(absent)")
                 )
     else:
-        yield f"{name} is {known!r} in the run, got {new!r}"
+        yield f"{name} is {known!r:.200} in the run, got {new!r:.200}"

@@ -7,7 +7,7 @@ another machine's arithmetic is.
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -146,7 +146,7 @@ def reopen_study(
             device_map=at.device_map,
             n_devices=at.n_devices,
             reference=at.reference,
-            dtype=getattr(torch, manifest["pins"]["dtype"]),
+            dtype=_dtype(run),
             revision=manifest["sources"].get("revision"),
             chat=ChatOptions.from_record(manifest["pins"].get("chat")),
         )
@@ -154,7 +154,7 @@ def reopen_study(
         run=run,
         lm=lm,
         scenarios=run_scenarios(run),
-        sampling=SamplingConfig(**manifest["pins"]["generation"]),
+        sampling=_sampling(run),
     )
     _refuse_other_processing(study)
     run.check_pins(_known_pins(run, study.pins))
@@ -166,6 +166,32 @@ def _refuse_other_processing(study: Study) -> None:
     run, lm = study.run, study.lm
     if difference := processing_difference(run.manifest["pins"], lm.weight_processing):
         raise RunError(f"the run {run.path} was made with {difference} in a new run directory")
+
+
+def _dtype(run: Run) -> torch.dtype:
+    name = run.manifest["pins"]["dtype"]
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise RunError(
+            f"{run.manifest_file} pins the dtype {name!r:.60}, which is none; make the run again"
+        )
+    return dtype
+
+
+def _sampling(run: Run) -> SamplingConfig:
+    pinned = run.manifest["pins"]["generation"]
+    kinds = {f.name: f.type for f in fields(SamplingConfig)}
+    wrong = [
+        name
+        for name, value in pinned.items()
+        if name not in kinds or type(value) not in {kinds[name], int}
+    ]
+    if wrong:
+        raise RunError(
+            f"{run.manifest_file} pins a generation that this version does not know "
+            f"({', '.join(wrong)[:200]}); make the run again"
+        )
+    return SamplingConfig(**pinned)
 
 
 def _known_pins(run: Run, pins: Mapping[str, object]) -> dict[str, object]:
@@ -180,7 +206,14 @@ def run_scenarios(run: Run) -> tuple[Scenario, ...]:
     Raises:
         RunError: the file holds other scenarios than the run was made with.
     """
-    scenarios = load_one_trait(Path(run.manifest["sources"]["scenarios"]))
+    file = Path(run.manifest["sources"]["scenarios"])
+    try:
+        scenarios = load_one_trait(file)
+    except ScenarioError as error:
+        raise ScenarioError(
+            f"the scenarios of {run.path} cannot be read again: {str(error)[:500]}; put the file "
+            f"back where {run.manifest_file} says it was"
+        ) from error
     run.check_pins({"scenarios": scenario_hash(scenarios)})
     return scenarios
 

@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from interp_steer.cells import CELL_COLUMNS, KEY_COLUMNS, NONE, Cell, GridError
 from interp_steer.engines import Engine, LocalEngine
+from interp_steer.files import require_columns
 from interp_steer.packs import Pack, PackWorker, SweepSetting
 from interp_steer.progress import SweepProgress
 from interp_steer.prompt_cache import PromptCache
 from interp_steer.runs import Run
-from interp_steer.sweep_rows import SWEEP_SCHEMA, Baselines, Block, SweepRow
+from interp_steer.sweep_rows import ALWAYS_THERE, SWEEP_SCHEMA, Baselines, Block, SweepRow
 
 __all__ = [
     "Block",
@@ -76,9 +77,17 @@ def run_cells(
 
 
 def read_rows(run: Run) -> pa.Table:
-    """Every row of the run's sweep, in the columns of `SWEEP_SCHEMA`; empty without a sweep."""
+    """Every row of the run's sweep, in the columns of `SWEEP_SCHEMA`; empty without a sweep.
+
+    Raises:
+        RunError: a damaged shard, or shards without the columns that every version has.
+    """
     table = run.read_shards()
-    return SWEEP_SCHEMA.empty_table() if table is None else table
+    if table is None:
+        return SWEEP_SCHEMA.empty_table()
+    remedy = "move its shards away and run `interp-steer sweep` again"
+    require_columns(table, ALWAYS_THERE, source=run.sweep_folder, remedy=remedy)
+    return table
 
 
 def finished_keys(run: Run) -> set[tuple[object, ...]]:

@@ -45,6 +45,8 @@ SWEEP_SCHEMA = pa.schema(
     ]
 )
 """Columns of sweep/*.parquet; `KEY_COLUMNS` are unique together."""
+ALWAYS_THERE = tuple(field for field in SWEEP_SCHEMA if field.name not in MEASURE_COLUMNS)
+"""Those that every version has written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,10 @@ class Baselines:
         columns = rows.select([*KEY_COLUMNS, "token_ids"])
         unsteered = columns.filter(pc.field("method") == NONE)
         for row in unsteered.to_pylist():
-            cell = Cell.from_row(row)
+            try:
+                cell = Cell.from_row(row)
+            except (GridError, ValueError) as error:
+                raise GridError(f"a row of the sweep is of no cell: {str(error)[:300]}") from error
             if cell in found:
                 key = sample_key(row["scenario"], row["response_index"])
                 found[cell][key] = tuple(row["token_ids"])

@@ -8,6 +8,7 @@ to do, and `select` refuses a sweep that has not done it.
 import hashlib
 from dataclasses import replace
 
+from interp_steer.cells import GridError
 from interp_steer.config import SweepConfig
 from interp_steer.controls import ControlDirections
 from interp_steer.embedders import SentenceTransformerEmbedder
@@ -16,11 +17,12 @@ from interp_steer.errors import RunError
 from interp_steer.fit_stage import load_probes, read_responses, training_scenario_ids
 from interp_steer.judges import Judge, judge_pin
 from interp_steer.operating_points import Plan, PointFinder
+from interp_steer.point_files import read_operating_points
 from interp_steer.report_records import report_as_operating_points
 from interp_steer.report_tables import write_tables
 from interp_steer.reporting import Report, report
 from interp_steer.residuals import load_residuals
-from interp_steer.runs import Run, atomic_write_json, read_json
+from interp_steer.runs import Run, atomic_write_json
 from interp_steer.shards import shards_digest
 from interp_steer.splits import ScenarioSplit
 from interp_steer.study import Study, run_scenarios
@@ -133,7 +135,9 @@ def is_outdated(run: Run) -> bool:
     """
     if not run.operating_points_file.exists():
         return False
-    chosen_from = read_json(run.operating_points_file).get("sweep")
+    remedy = f"run `interp-steer select {run.path}` again"
+    found = read_operating_points(run.operating_points_file, remedy=remedy)
+    chosen_from = found.get("sweep")
     return chosen_from is not None and chosen_from != shards_digest(run.sweep_folder)
 
 
@@ -153,12 +157,14 @@ def run_plan(run: Run, *, coherence_share: float | None = None) -> Plan:
         raise RunError(
             f"the run {run.path} has no sweep; run `interp-steer sweep {run.path}` first"
         )
-    return plan_of(
-        manifest["sweep"],
-        run_scenarios(run),
-        coherence_share=coherence_share,
-        seed=manifest["pins"]["generation"]["seed"],
-    )
+    scenarios, seed = run_scenarios(run), manifest["pins"]["generation"]["seed"]
+    try:
+        return plan_of(manifest["sweep"], scenarios, coherence_share=coherence_share, seed=seed)
+    except (GridError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RunError(
+            f"{run.manifest_file} does not say what the sweep was to make ({error!r:.300}); run "
+            f"`interp-steer sweep {run.path}` again"
+        ) from error
 
 
 def _measures(setting: SweepSetting) -> dict[str, object]:

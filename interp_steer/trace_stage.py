@@ -11,15 +11,14 @@ from interp_steer.cells import Cell, steered_cell
 from interp_steer.config import TraceConfig
 from interp_steer.errors import RunError
 from interp_steer.fit_stage import load_probes
+from interp_steer.point_files import USUAL_THREAT, read_operating_points
 from interp_steer.reporting import Report
-from interp_steer.runs import Run, read_json
+from interp_steer.runs import Run
 from interp_steer.scenarios import Prompt
 from interp_steer.steering import SteeringPlan, steer
 from interp_steer.study import Study
 from interp_steer.sweep_rows import sample_key, steering_spec
 from interp_steer.traces import TraceRecorder, write_traces
-
-_THREAT = "malicious_prompt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +72,9 @@ def cell_to_trace(run: Run, config: TraceConfig) -> Cell:
 
 def _operating_point(run: Run, method: str, scope: str) -> dict:
     remedy = f"give --layer and --alpha, or run `interp-steer select {run.path}` first"
-    for point in read_json(run.operating_points_file, remedy=remedy)["operating_points"]:
-        if (point["method"], point["scope"], point["threat"]) == (method, scope, _THREAT):
+    found = read_operating_points(run.operating_points_file, remedy=remedy)
+    for point in found["operating_points"]:
+        if (point["method"], point["scope"], point["threat"]) == (method, scope, USUAL_THREAT):
             return point
     raise RunError(f"the run {run.path} has no operating point of {method} in {scope}; {remedy}")
 
@@ -87,7 +87,7 @@ def trace_examples(study: Study, found: Report, *, n_scenarios: int) -> list[Pat
         found: has the operating points; those under other threats are not traced.
         n_scenarios: the first reporting scenarios.
     """
-    cells = [p.selected.cell for p in found.points if p.choice.group.threat == _THREAT]
+    cells = [p.selected.cell for p in found.points if p.choice.group.threat == USUAL_THREAT]
     paths = {cell: study.run.traces_folder / f"{trace_name(cell)}.parquet" for cell in cells}
     missing = [cell for cell, path in paths.items() if not path.exists()]
     if missing:

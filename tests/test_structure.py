@@ -22,7 +22,7 @@ PACKAGE = ROOT / "interp_steer"
 # A subpackage (`organism`, `analysis`, `plots`) counts as one module here.
 FLOORS = (
     ("errors", "names", "config", "narration", "memory", "thinking", "html_tables"),
-    ("endpoints", "request_pacing", "command_options"),
+    ("endpoints", "request_pacing", "command_options", "input_files"),
     ("files", "scenarios", "tokens", "logistic", "readability", "kv_cache", "prefix_sharing"),
     ("resid_taps", "bare_components"),
     ("widening", "attached_hooks"),
@@ -47,6 +47,7 @@ FLOORS = (
     ("steering", "embedders"),
     ("trace_files", "edit_meter", "reference_measures", "steering_files"),
     ("traces", "divergence", "scenario_likeness"),
+    ("conformance",),
     ("scenario_lengths", "scenario_draft"),
     ("scenario_check",),
     ("judges", "runs"),
@@ -54,7 +55,7 @@ FLOORS = (
     ("judge_calls",),
     ("llm_judge",),
     ("cells",),
-    ("controls",),
+    ("controls", "point_files"),
     ("sweep_rows",),
     ("prompt_cache", "judged_answers"),
     ("row_measures",),

@@ -26,9 +26,11 @@ from interp_steer.cells import (
     steered_cell,
 )
 from interp_steer.measures import MEASURE_COLUMNS
-from interp_steer.runs import Run, read_json
+from interp_steer.point_files import read_operating_points
+from interp_steer.runs import Run
 from interp_steer.scenario_clusters import cluster_scenarios
 from interp_steer.study import run_scenarios
+from interp_steer.sweep import read_rows
 
 SCENARIO_SETS = ("selection", "reporting")
 """Which scenarios a number is from: those that chose (in the two-fold protocol all of them, each
@@ -45,7 +47,7 @@ def sweep_frame(run: Run) -> pd.DataFrame:
         AnalysisError: the run has no sweep.
         RunError: the scenario file is not the run's.
     """
-    frame = labelled_rows(run.read_shards(), run)
+    frame = labelled_rows(read_rows(run), run)
     for name in MEASURE_COLUMNS:
         if name not in frame:
             frame[name] = math.nan
@@ -62,7 +64,7 @@ def labelled_rows(table: pa.Table | None, run: Run) -> pd.DataFrame:
     if table is None or not table.num_rows or "sweep" not in run.manifest:
         raise AnalysisError(f"the run has no sweep; run `interp-steer sweep {run.path}` first")
     frame = table.to_pandas()
-    choosing = set(run.manifest["sweep"]["selection"])
+    choosing = set(map(str, run.manifest["sweep"]["selection"]))
     is_choosing = frame["scenario"].isin(choosing)
     return frame.assign(
         scenarios=np.where(is_choosing, *SCENARIO_SETS),
@@ -165,14 +167,15 @@ def chosen_cells(run: Run) -> set[Cell]:
     """The operating points of the run; none before `interp-steer select`."""
     if not run.operating_points_file.exists():
         return set()
-    found = read_json(run.operating_points_file, remedy="run `interp-steer select` again")
+    remedy = "run `interp-steer select` again"
+    found = read_operating_points(run.operating_points_file, remedy=remedy)
     return {
         steered_cell(
             method=point["method"],
             layer=point["layer"],
             alpha=point["alpha"],
             scope=point["scope"],
-            threat=point.get("threat", "malicious_prompt"),
+            threat=point["threat"],
         )
         for point in found["operating_points"]
     }

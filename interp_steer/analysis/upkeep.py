@@ -10,8 +10,8 @@ right.
 import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
 from time import monotonic
 from typing import Any
 
@@ -27,6 +27,15 @@ _log = logging.getLogger(__name__)
 
 DISTRIBUTION = "interp-steer"
 """Under which a sidecar names the version that made it."""
+_ENTRIES: Mapping[str, type] = {
+    "config": dict,
+    "inputs": dict,
+    "absent": list,
+    "tables": list,
+    "versions": dict,
+}
+"""Types of a sidecar's entries."""
+_LONGEST = 200
 PACKAGE = "analyses"
 """Where the scripts are."""
 NOT_INSTALLED = (
@@ -128,7 +137,8 @@ class _Digests:
     def __getitem__(self, place: str) -> str | None:
         if place not in self._known:
             path = self._run.path / place
-            self._known[place] = digest(path) if path.exists() else None
+            is_there = path.is_file() or path.is_dir()  # and no device behind a link
+            self._known[place] = digest(path) if is_there else None
         return self._known[place]
 
 
@@ -141,10 +151,20 @@ def _why_due(run: Run, name: str, digests: _Digests) -> str | None:
     if "tables" not in said or made_by != versions()[DISTRIBUTION]:
         return "made by another version"
     inputs: Mapping[str, str] = said.get("inputs", {})
+    absent: Sequence[str] = said.get("absent", ())
+    if not all(_is_inside(place) for place in (*inputs, *absent)):
+        return "made from files that are not the run's"
     changed = [place for place, was in inputs.items() if digests[place] != was]
     # A folder without tables counts as absent: a stage may have been asked for and made nothing.
-    changed += [place for place in said.get("absent", ()) if _is_there(run.path / place)]
+    changed += [place for place in absent if _is_there(run.path / place)]
     return f"made before {', '.join(changed)} changed" if changed else None
+
+
+def _is_inside(place: str) -> bool:
+    """Whether a sidecar names a place below the run: it may come from anywhere."""
+    parts = PurePosixPath(place).parts
+    is_short = 0 < len(place) < _LONGEST and place.isprintable()
+    return is_short and not {"/", "//", ".."} & set(parts)
 
 
 def _sidecar(run: Run, name: str) -> dict[str, Any]:
@@ -153,7 +173,17 @@ def _sidecar(run: Run, name: str) -> dict[str, Any]:
         said = read_json(run.analyses_folder / f"{name}.json")
     except RunError:
         return {}
-    return said if isinstance(said, dict) else {}
+    fits = isinstance(said, dict) and all(
+        isinstance(said.get(entry, kind()), kind) for entry, kind in _ENTRIES.items()
+    )
+    lists = ("tables", "absent")
+    if not fits or not all(
+        isinstance(name, str) and _is_inside(name)
+        for entry in lists
+        for name in said.get(entry, ())
+    ):
+        return {}
+    return said
 
 
 def _is_there(path: Path) -> bool:
@@ -178,10 +208,19 @@ def _make(run: Run, name: str, place: ModelPlace) -> tuple[str, ...]:
 
 def _kept_options(options: type[RunOption], said: Mapping[str, Any]) -> dict[str, Any]:
     """The options that the tables were made with, as far as the script still has them."""
-    names = {field.name for field in fields(options)} - {"run_folder"}
+    usual = {field.name: field.default for field in fields(options) if field.name != "run_folder"}
     config: Mapping[str, Any] = said.get("config", {})
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config.items()
-        if name in names
+    kept = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
     }
+    return {
+        name: value
+        for name, value in kept.items()
+        if name in usual and _is_like(value, usual[name])
+    }
+
+
+def _is_like(value: object, usual: object) -> bool:
+    """Whether a stored option has the type of the script's own; None is left to the script."""
+    kinds = {type(usual), type(value)}
+    return usual is None or usual is MISSING or len(kinds) == 1 or kinds == {int, float}

@@ -5,7 +5,8 @@ kept. It changes no other artifact: operating points stay what the sweep chose.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,17 @@ from interp_steer.files import atomic_write_json, read_json
 from interp_steer.runs import Run
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}")
+_LONGEST = 60
+_NUMBER = (int, float)
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "view": str,
+    "trait": str,
+    "method": str,
+    "layer": int,
+    "alpha": _NUMBER,
+    "scope": str,
+    "threshold": (*_NUMBER, type(None)),
+}
 _REMEDY = "delete the file, or keep the variant again in the explorer"
 
 
@@ -87,11 +99,25 @@ def _read(path: Path) -> Variant:
     record: Any = read_json(path, remedy=_REMEDY)
     try:
         return Variant(
-            name=str(record["name"]),
-            selection=Selection.from_json(record["selection"]),
-            threshold=record["threshold"],
-            target=record["target"],
-            fired=dict(record["fired"]),
+            name=str(record["name"])[:_LONGEST],
+            selection=_selection(record["selection"]),
+            threshold=_number(record["threshold"]),
+            target=_number(record["target"]),
+            fired={str(kind): float(share) for kind, share in record["fired"].items()},
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ExplorerError(f"{path} is no variant ({error}); {_REMEDY}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ExplorerError(f"{path} is no variant ({str(error)[:300]}); {_REMEDY}") from error
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _selection(stored: Any) -> Selection:
+    """A stored selection whose every value is of the type that a query's would be."""
+    found = Selection.from_json(stored)
+    for name, kind in _TYPES.items():
+        value = getattr(found, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r:.60}")
+    return replace(found, alpha=float(found.alpha), threshold=_number(found.threshold))

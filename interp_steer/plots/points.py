@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp_steer.files import read_json
+from interp_steer.point_files import USUAL_THREAT, read_operating_points
 
-USUAL_THREAT = "malicious_prompt"
+__all__ = ["USUAL_THREAT", "Point", "read_points"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +31,16 @@ def read_points(path: Path, *, remedy: str) -> tuple[Point, ...]:
     """The operating points, in the file's order.
 
     Raises:
-        RunError: the file is missing or damaged.
+        RunError: the file is missing or damaged, or an entry names no cell.
     """
     return tuple(
         Point(
-            method=str(entry["method"]),
-            scope=str(entry["scope"]),
-            threat=str(entry.get("threat", USUAL_THREAT)),
-            layer=int(entry["layer"]),
+            method=entry["method"],
+            scope=entry["scope"],
+            threat=entry["threat"],
+            layer=entry["layer"],
             alpha=float(entry["alpha"]),
             record=entry,
         )
-        for entry in read_json(path, remedy=remedy)["operating_points"]
+        for entry in read_operating_points(path, remedy=remedy)["operating_points"]
     )

@@ -15,10 +15,11 @@ from jaxtyping import Int
 
 from interp_steer.analysis.run_rows import labelled_rows
 from interp_steer.cells import KEY_COLUMNS
-from interp_steer.files import read_schema
+from interp_steer.files import read_schema, require_columns
 from interp_steer.measures import MEASURE_COLUMNS
 from interp_steer.plots.freshness import Snapshot
 from interp_steer.shards import join_shards, read_shard
+from interp_steer.sweep_rows import SWEEP_SCHEMA
 
 SCORE_COLUMNS = (*KEY_COLUMNS, "n_tokens", "trait", "coherence")
 """Columns of the key and the judge's scores."""
@@ -85,7 +86,7 @@ class Swept:
 
     def _text(self, path: Path) -> pa.Table:
         name = ("text", path.name)
-        return self._snapshot.keep_recent(name, [path], lambda: read_shard(path, TEXT_COLUMNS))
+        return self._snapshot.keep_recent(name, [path], lambda: _checked(path, TEXT_COLUMNS))
 
     def _rows(self, name: str, columns: Sequence[str]) -> ShardRows:
         of = (self._run.sweep_folder, self._run.manifest_file)
@@ -94,7 +95,7 @@ class Swept:
     def _read(self, name: str, columns: Sequence[str]) -> ShardRows:
         tables = {
             path: self._snapshot.keep(
-                (name, path.name), [path], lambda path=path: read_shard(path, columns)
+                (name, path.name), [path], lambda path=path: _checked(path, columns)
             )
             for path in self._run.shards()
         }
@@ -107,3 +108,11 @@ class Swept:
     def _known_columns(self) -> list[str]:
         shards = self._run.shards()
         return read_schema(shards[0]).names if shards else []
+
+
+def _checked(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of a shard, of the types that a sweep writes."""
+    table = read_shard(path, columns)
+    fields = [SWEEP_SCHEMA.field(name) for name in columns]
+    require_columns(table, fields, source=path, remedy="delete it and run the sweep again")
+    return table

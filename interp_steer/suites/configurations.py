@@ -10,10 +10,10 @@ from typing import Any
 
 from interp_steer.cells import ALIGNED, MALICIOUS, NEUTRAL, Cell, steered_cell
 from interp_steer.errors import RunError
-from interp_steer.plots.points import USUAL_THREAT
+from interp_steer.point_files import USUAL_THREAT, read_operating_points
 from interp_steer.probes import ProbeSet
 from interp_steer.report_text import METHOD_NAMES
-from interp_steer.runs import Run, read_json
+from interp_steer.runs import Run
 from interp_steer.scopes import Scope
 from interp_steer.suites.settings import EvaluationError, SuiteConfig
 
@@ -111,18 +111,25 @@ def _operating_points(run: Run, scope: str) -> dict[str, dict[str, Any]]:
     if not run.operating_points_file.exists():
         return {}
     remedy = f"run `interp-steer select {run.path}` again"
-    entries = read_json(run.operating_points_file, remedy=remedy)["operating_points"]
+    found = read_operating_points(run.operating_points_file, remedy=remedy)
     return {
         entry["method"]: entry
-        for entry in entries
-        if entry["scope"] == scope and entry.get("threat", USUAL_THREAT) == USUAL_THREAT
+        for entry in found["operating_points"]
+        if (entry["scope"], entry["threat"]) == (scope, USUAL_THREAT)
     }
 
 
 def _grid_alphas(run: Run) -> Mapping[str, Sequence[float]]:
     """Coefficients by method of the run's last sweep; empty without one."""
     grids = run.manifest.get("sweep", {}).get("grids", [])
-    return grids[-1]["alphas"] if grids else {}
+    try:
+        alphas = grids[-1]["alphas"] if grids else {}
+        return {str(method): tuple(map(float, values)) for method, values in alphas.items()}
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RunError(
+            f"{run.manifest_file} has a grid of the sweep that is none ({error!r:.200}); run "
+            f"`interp-steer sweep {run.path}` again, or give --alphas"
+        ) from error
 
 
 def series_name(cell: Cell) -> str:

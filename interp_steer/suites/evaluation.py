@@ -18,6 +18,7 @@ import torch
 from interp_steer.analysis.tidy_tables import digest
 from interp_steer.cells import CELL_COLUMNS, Cell
 from interp_steer.errors import RunError
+from interp_steer.files import require_columns
 from interp_steer.memory import is_out_of_memory
 from interp_steer.progress import SweepProgress
 from interp_steer.runs import Run
@@ -74,9 +75,18 @@ class Evaluation:
             ) from error
 
     def rows(self) -> pa.Table:
-        """All rows that are there."""
+        """All rows that are there.
+
+        Raises:
+            RunError: a damaged shard, or rows without the columns that name and fill a unit.
+        """
         table = self.store.read_shards("")
-        return self.schema.empty_table() if table is None else table
+        if table is None:
+            return self.schema.empty_table()
+        needed = [f for f in self.schema if not f.nullable or f.name in self.key]
+        remedy = "move its shards away and run the suite again"
+        require_columns(table, needed, source=self.store.path, remedy=remedy)
+        return table
 
     def done(self) -> set[tuple[object, ...]]:
         """Keys of the units that are there."""
