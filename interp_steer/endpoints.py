@@ -102,7 +102,10 @@ class ChatEndpoint:
         ]
 
     def _address_checks(self) -> list[tuple[bool, str]]:
-        url = urlsplit(self.base_url)
+        try:
+            url = urlsplit(self.base_url)
+        except ValueError:  # half of the brackets of an IPv6 address
+            url = urlsplit("")
         return [
             # Not echoed either: it may hold a password, and it goes into manifests.
             (
@@ -112,7 +115,7 @@ class ChatEndpoint:
             ),
             (
                 url.scheme not in ("http", "https") or not url.hostname,
-                f"base_url must be like http://localhost:8000/v1, got {self.base_url!r}",
+                f"base_url must be like http://localhost:8000/v1, got {self.base_url!r:.80}",
             ),
         ]
 

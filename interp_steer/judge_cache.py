@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from interp_steer.errors import JudgeError
+from interp_steer.input_files import parse_json
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ _TYPES = {"key": str} | {f.name: f.type for f in fields(StoredAnswer)}
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     if not isinstance(record, dict) or set(record) != set(_TYPES):

@@ -5,7 +5,6 @@ file (TOML or JSON) holds what differs, so that a judge can be named, shared and
 holds a key.
 """
 
-import json
 import os
 import tomllib
 from dataclasses import dataclass, field, fields
@@ -14,6 +13,7 @@ from typing import Any
 
 from interp_steer.endpoints import ChatEndpoint, EndpointError
 from interp_steer.errors import JudgeError
+from interp_steer.input_files import parse_json, read_input
 
 DEFAULT_MODEL = "openai/gpt-oss-120b"
 """Judge of table B.1."""
@@ -67,28 +67,35 @@ def read_judge_settings(path: Path) -> JudgeSettings:
     asked = {f.name for f in fields(ChatEndpoint)}
     if unknown := sorted(set(given) - own - asked):
         raise JudgeError(
-            f"{path}: unknown key {unknown[0]!r}; the keys are {', '.join(sorted(own | asked))}"
+            f"{path}: unknown key {unknown[0]!r:.80}; the keys are {', '.join(sorted(own | asked))}"
         )
     usual = default_endpoint()
     endpoint = {name: getattr(usual, name) for name in asked}
     endpoint |= {name: value for name, value in given.items() if name in asked}
     rest = {name: value for name, value in given.items() if name in own}
-    if isinstance(rest.get("cache"), str):
-        rest["cache"] = (path.resolve().parent / Path(rest["cache"]).expanduser()).resolve()
     _check_types(path, given)
+    if rest.get("cache") is not None:
+        rest["cache"] = _cache_folder(path, rest["cache"])
     try:
         return JudgeSettings(endpoint=ChatEndpoint(**endpoint), **rest)
     except EndpointError as error:
         raise EndpointError(f"{path}: {error}") from error
 
 
+def _cache_folder(path: Path, name: str) -> Path:
+    try:
+        return (path.resolve().parent / Path(name).expanduser()).resolve()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise JudgeError(f"{path}: cache must name a folder, got {name!r:.60} ({error})") from error
+
+
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        given = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        text = read_input(path).decode("utf-8")
+        given = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise JudgeError(f"cannot read the judge's settings {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # of TOML that is nested too deep
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise JudgeError(f"{path} is no {kind} ({error}); see docs/judges.md") from error
     if not isinstance(given, dict):

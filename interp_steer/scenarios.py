@@ -10,12 +10,14 @@ its two sides differ in the trait and in nothing else: that is for its author to
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from interp_steer.errors import ScenarioError
+from interp_steer.input_files import parse_json, read_input
 
 Side = Literal["aligned", "malicious", "neutral", "defended"]
 Role = Literal["system", "user", "assistant"]
@@ -161,7 +163,7 @@ def load_scenarios(path: str | os.PathLike[str]) -> tuple[Scenario, ...]:
         if scenario.id in scenarios:
             first, _ = scenarios[scenario.id]
             raise ScenarioError(
-                f"{path}:{number}: id {scenario.id!r} was already used on line {first}; "
+                f"{path}:{number}: id {scenario.id!r:.80} was already used on line {first}; "
                 "ids must be unique"
             )
         scenarios[scenario.id] = (number, scenario)
@@ -208,7 +210,7 @@ def scenario_hash(scenarios: Iterable[Scenario]) -> str:
 
 def _lines(path: Path) -> Iterable[tuple[int, str]]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_input(path).decode("utf-8-sig")
     except OSError as error:
         raise ScenarioError(f"cannot read the scenario file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -220,15 +222,13 @@ def _lines(path: Path) -> Iterable[tuple[int, str]]:
 
 def _parse(line: str) -> Scenario:
     try:
-        record = json.loads(line, object_pairs_hook=_unique_keys)
+        record = parse_json(line, object_pairs_hook=_unique_keys)
     except ValueError as error:
         raise ScenarioError(f"expected one JSON object, got no JSON: {error}") from None
-    except RecursionError:
-        raise ScenarioError("expected a flat JSON object, got a deeply nested value") from None
     if not isinstance(record, dict):
         raise ScenarioError(f"expected one JSON object, got {type(record).__name__}")
     if unknown := [key for key in record if key not in _KEYS]:
-        raise ScenarioError(f"unknown key {unknown[0]!r}; the keys are {_listed(_KEYS)}")
+        raise ScenarioError(f"unknown key {unknown[0]!r:.80}; the keys are {_listed(_KEYS)}")
     if missing := [key for key in _REQUIRED if key not in record]:
         raise ScenarioError(f"missing {missing[0]!r}; every scenario has {_listed(_REQUIRED)}")
     for key, value in record.items():
@@ -249,10 +249,13 @@ def _turns(user: Any) -> tuple[str, ...]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if repeated := [key for key in keys if keys.count(key) > 1]:
-        raise ScenarioError(f"key {repeated[0]!r} is given twice")
+    if repeated := _repeated(key for key, _ in pairs):
+        raise ScenarioError(f"key {repeated[0]!r:.80} is given twice")
     return dict(pairs)
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, n in Counter(names).items() if n > 1]
 
 
 def _require_split(split: object) -> None:
@@ -270,10 +273,8 @@ def _require_text(name: str, value: object) -> None:
 
 
 def _require_unique(scenarios: tuple[Scenario, ...]) -> None:
-    ids = [scenario.id for scenario in scenarios]
-    if len(set(ids)) < len(ids):
-        repeated = next(i for i in ids if ids.count(i) > 1)
-        raise ScenarioError(f"id {repeated!r} is used more than once; ids must be unique")
+    if repeated := _repeated(scenario.id for scenario in scenarios):
+        raise ScenarioError(f"id {repeated[0]!r:.80} is used more than once; ids must be unique")
 
 
 def _record(scenario: Scenario) -> dict[str, Any]:

@@ -5,7 +5,6 @@ price is that the user does not react. A simulated user reacts, and then two con
 longer face the same questions.
 """
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from interp_steer.chat_client import ChatClient
 from interp_steer.endpoints import ChatEndpoint, Failure
+from interp_steer.input_files import parse_json, read_input
 from interp_steer.scenarios import Scenario
 from interp_steer.suites.settings import EvaluationError
 
@@ -119,14 +119,14 @@ def read_follow_ups(path: Path) -> tuple[str, ...]:
         EvaluationError: no such file, or something else in it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_input(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"cannot read the follow-ups {path}: {error}") from error
     try:
         found = (
-            [json.loads(line) for line in text.split("\n") if line.strip()]
+            [parse_json(line) for line in text.split("\n") if line.strip()]
             if path.suffix == ".jsonl"
-            else json.loads(text)
+            else parse_json(text)
         )
     except ValueError as error:
         raise EvaluationError(f"{path} is no {path.suffix.lstrip('.')}: {error}") from error

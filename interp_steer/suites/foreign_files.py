@@ -16,7 +16,7 @@ from interp_steer.files import read_table
 from interp_steer.scenario_sets import find_scenarios
 from interp_steer.scenarios import Scenario, load_scenarios
 from interp_steer.suites.settings import EvaluationError
-from interp_steer.suites.transcript_files import HONEST, among_us, auditbench
+from interp_steer.suites.transcript_files import HONEST, LARGEST, among_us, auditbench
 
 MASK_KEYS = ("system_prompt", "user_prompt", "proposition", "ground_truth")
 """Keys of MASK's public set (arXiv 2503.03750; cais/MASK) that are read; it has further ones."""
@@ -88,7 +88,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
     """Items of a CSV or parquet file, the two forms that MASK is published in."""
     try:
         if path.suffix == ".parquet":
-            return read_table(path).to_pylist()
+            return read_table(path, most_bytes=LARGEST, remedy="give another").to_pylist()
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise EvaluationError(f"cannot read {path} as CSV: {error}") from error

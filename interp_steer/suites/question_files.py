@@ -4,11 +4,12 @@ Neither set comes with this project. A file that does not have the keys is refus
 the item; further keys are ignored, for the published files have several.
 """
 
-import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from interp_steer.input_files import parse_json, read_input
 from interp_steer.suites.capabilities import Question
 from interp_steer.suites.settings import EvaluationError
 
@@ -69,11 +70,11 @@ def read_alpaca_eval(path: Path) -> tuple[Question, ...]:
 
 def _records(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_input(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"cannot read the questions {path}: {error}") from error
     try:
-        found = json.loads(text) if text.lstrip().startswith("[") else _lines(text)
+        found = parse_json(text) if text.lstrip().startswith("[") else _lines(text)
     except ValueError as error:
         raise EvaluationError(f"{path} is neither a JSON list nor JSONL: {error}") from error
     if not found:
@@ -85,7 +86,7 @@ def _records(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _lines(text: str) -> list[Any]:
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+    return [parse_json(line) for line in text.split("\n") if line.strip()]
 
 
 def _texts(value: object) -> list[str]:
@@ -98,7 +99,7 @@ def _texts(value: object) -> list[str]:
 
 
 def _unique(path: Path, questions: Sequence[Question]) -> tuple[Question, ...]:
-    ids = [question.id for question in questions]
-    if repeated := sorted({one for one in ids if ids.count(one) > 1}):
-        raise EvaluationError(f"{path}: the id {repeated[0]!r} is used more than once")
+    counted = Counter(question.id for question in questions)
+    if repeated := sorted(name for name, n in counted.items() if n > 1):
+        raise EvaluationError(f"{path}: the id {repeated[0]!r:.80} is used more than once")
     return tuple(questions)

@@ -18,6 +18,7 @@ from typing import Any
 
 from interp_steer.errors import ScenarioError
 from interp_steer.files import read_table
+from interp_steer.input_files import is_too_deep, read_input
 from interp_steer.scenarios import Scenario
 from interp_steer.suites.settings import EvaluationError
 
@@ -31,6 +32,8 @@ MAY_BE_EMPTY = ("Summarization", "Memory")
 """Those that a player writes itself, and may leave empty."""
 ROLES = ("system", "user", "assistant")
 """Roles of the messages of AuditBench's conversations."""
+LARGEST = 4 << 30
+"""Bytes that a parquet file from elsewhere may unpack to."""
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 
@@ -91,11 +94,13 @@ def auditbench(path: Path, trait: str) -> tuple[Scenario, ...]:
         EvaluationError: another column, or, with the row, a message that is none.
         RunError: no parquet file.
     """
-    table = read_table(path, remedy="give a parquet file as AuditBench publishes it")
-    if "messages" not in table.column_names:
+    remedy = "give a parquet file as AuditBench publishes it"
+    table = read_table(path, most_bytes=LARGEST, remedy=remedy)
+    if (found := table.column_names.count("messages")) != 1:
         raise EvaluationError(
             f"{path} is not a file of conversations of AuditBench: it has the columns "
-            f"{', '.join(table.column_names)} and no messages; documents (synth_docs_*) and pairs "
+            f"{', '.join(table.column_names)[:300]} and {found or 'no'} messages; "
+            "documents (synth_docs_*) and pairs "
             "(kto_*) are not read"
         )
     found: dict[tuple[str, str], Scenario] = {}
@@ -157,7 +162,7 @@ def _scenario(
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """JSON objects that stand one after another, with the line on which each begins."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_input(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"cannot read {path} as UTF-8: {error}") from error
     place, number, decoder = 0, 1, json.JSONDecoder()
@@ -169,6 +174,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise EvaluationError(
                 f"{path}:{number}: expected a JSON object, got no JSON ({error})"
             ) from error
+        if is_too_deep(record):
+            raise EvaluationError(f"{path}:{number}: expected a JSON object, got one nested deeply")
         if not isinstance(record, dict):
             raise EvaluationError(f"{path}:{number}: expected a JSON object, got {record!r:.80}")
         yield number, record
