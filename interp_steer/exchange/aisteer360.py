@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from interp_steer.errors import RunError, SteeringError
-from interp_steer.exchange.carried import Incoming, Part, layer_of, number_of, unit_of, vector_of
+from interp_steer.exchange.carried import (
+    Incoming,
+    Part,
+    layer_of,
+    number_of,
+    shown,
+    unit_of,
+    vector_of,
+)
 from interp_steer.files import read_json, read_tensors
 from interp_steer.stand_ins import LayerNumbers
 
@@ -59,7 +67,7 @@ def read_probe(folder: Path, *, alpha: float = 1.0) -> Incoming:
         model_type=hint if isinstance(hint, str) else None,
         notes=(
             f"a probe says nothing of strength: read as stmp with alpha {alpha:g} and no cap",
-            f"its boundary was calibrated on {str(pooling)[:20]!r}-pooled features",
+            f"its boundary was calibrated on {shown(pooling)}-pooled features",
         ),
     )
 
@@ -71,15 +79,15 @@ def _layer(record: Any) -> int:
     if version != _VERSION or polarity != _POLARITY:
         raise SteeringError(
             f"expected a probe of format version {_VERSION} and polarity {_POLARITY}, got "
-            f"{version!r} and {polarity!r}; {_REMEDY}"
+            f"{shown(version)} and {shown(polarity)}; {_REMEDY}"
         )
     location = found.get("location")
     if not isinstance(location, str) or location not in _OFFSETS:
-        raise SteeringError(f"expected location layer_input or layer_output, got {location!r}")
+        raise SteeringError(f"expected location layer_input or layer_output, got {shown(location)}")
     layers = found.get("layer_ids")
     if not isinstance(layers, list) or len(layers) != 1:
         raise SteeringError(
-            f"expected a probe of one layer, got layers {layers!r}: a sum over layers has no "
+            f"expected a probe of one layer, got layers {shown(layers)}: a sum over layers has no "
             "boundary at any one of them"
         )
     return layer_of(layers[0], "layer_ids")

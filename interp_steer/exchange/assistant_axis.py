@@ -23,6 +23,7 @@ from interp_steer.exchange.carried import (
     Part,
     layer_of,
     number_of,
+    shown,
     unit_of,
     vector_of,
 )
@@ -77,7 +78,11 @@ def read_caps(path: Path, *, experiment: str | None = None) -> Incoming:
 
 
 def _choose(experiments: list[Any], wanted: str | None) -> Mapping[Any, Any]:
-    by_id = {str(e.get("id")): e for e in experiments if isinstance(e, Mapping)}
+    by_id = {
+        e["id"] if isinstance(e.get("id"), str) else shown(e.get("id")): e
+        for e in experiments
+        if isinstance(e, Mapping)
+    }
     if wanted is None and len(by_id) == 1:
         return next(iter(by_id.values()))
     if wanted is None or wanted not in by_id:
@@ -91,9 +96,9 @@ def _choose(experiments: list[Any], wanted: str | None) -> Mapping[Any, Any]:
 def _part(intervention: Mapping[Any, Any], vectors: Mapping[Any, Any]) -> Part:
     name = intervention.get("vector")
     entry = vectors.get(name) if isinstance(name, str) else None
-    if not isinstance(entry, Mapping):
-        raise SteeringError(f"expected a vector of the file, got {str(name)[:60]!r}")
-    where = f"the vector {str(name)[:60]!r}"
+    if not isinstance(name, str) or not isinstance(entry, Mapping):
+        raise SteeringError(f"expected a vector of the file, got {shown(name)}")
+    where = f"the vector {name[:60]!r}"
     layer = layer_of(entry.get("layer"), f"the layer of {where}")
     v_hat = unit_of(vector_of(entry.get("vector"), where), where)
     cap = number_of(intervention["cap"], f"the cap of {where}")

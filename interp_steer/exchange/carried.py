@@ -6,6 +6,7 @@ the same parts, which become one spec with probes that stand in (`stand_ins`).
 """
 
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -33,6 +34,8 @@ OPERATIONS: dict[Operation, str] = {
 
 ALWAYS = torch.finfo(torch.float32).max
 """A threshold that every projection lies below, or a cap that none reaches."""
+_LONGEST = 1 << 24
+"""Numbers of a vector; the widest residual streams have some 2**15."""
 _NEAR_UNIT = 1e-6  # a vector this close to norm 1 is one that was normalised in float32
 
 
@@ -188,6 +191,14 @@ class Incoming:
         return stand_in_steering(one.method, numbers, direction=one.direction, alpha=one.alpha)
 
 
+def shown(value: object) -> str:
+    """A value of a file in a message: cut short, since lists in a torch file may share parts."""
+    try:
+        return reprlib.repr(value)[:120]
+    except ValueError:  # a whole number of thousands of digits
+        return f"a very long {type(value).__name__}"
+
+
 def vector_of(values: object, where: str) -> Float[Tensor, "d_model"]:
     """Return a vector of a file as float32.
 
@@ -196,11 +207,17 @@ def vector_of(values: object, where: str) -> Float[Tensor, "d_model"]:
     """
     try:
         found = torch.as_tensor(values)
+        if found.layout != torch.strided or found.device.type != "cpu":
+            raise TypeError(f"a tensor without plain numbers ({found.layout}, {found.device})")
         if not (found.is_floating_point() or found.dtype in (torch.int32, torch.int64)):
             raise TypeError(f"numbers of type {found.dtype}")
+        if found.numel() > _LONGEST:  # an expanded tensor takes no room in its file
+            raise TypeError(f"{found.numel()} numbers")
         vector = found.detach().to(device="cpu", dtype=torch.float32).clone()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise SteeringError(f"expected a vector of numbers at {where}, got {error}") from error
+        raise SteeringError(
+            f"expected a vector of numbers at {where}, got {str(error)[:200]}"
+        ) from error
     if vector.ndim != 1 or not vector.numel() or not bool(vector.isfinite().all()):
         raise SteeringError(
             f"expected one vector of finite numbers at {where}, got shape {list(vector.shape)}"
@@ -215,14 +232,14 @@ def number_of(value: object, where: str) -> float:
     Raises:
         SteeringError: it is no finite number.
     """
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if isinstance(value, Tensor) and value.numel() == 1 and value.device.type == "cpu":
         value = value.item()
     try:
         found = float(value) if isinstance(value, int | float) else math.nan
     except OverflowError:
         found = math.inf
     if isinstance(value, bool) or not math.isfinite(found):
-        raise SteeringError(f"expected a finite number at {where}, got {value!r}")
+        raise SteeringError(f"expected a finite number at {where}, got {shown(value)}")
     return found
 
 
@@ -232,9 +249,9 @@ def layer_of(value: object, where: str) -> int:
     Raises:
         SteeringError: it is no whole number from 0 to 9999.
     """
-    text = str(value)
+    text = value if isinstance(value, str) else shown(value) if isinstance(value, int) else ""
     if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) < 5):
-        raise SteeringError(f"expected the number of a block at {where}, got {value!r}")
+        raise SteeringError(f"expected the number of a block at {where}, got {shown(value)}")
     return int(text)
 
 

@@ -16,7 +16,14 @@ import tempfile
 from pathlib import Path
 
 from interp_steer.errors import SteeringError
-from interp_steer.exchange.carried import Incoming, Outgoing, added, layer_of, vector_of
+from interp_steer.exchange.carried import (
+    Incoming,
+    Outgoing,
+    added,
+    layer_of,
+    shown,
+    vector_of,
+)
 from interp_steer.exchange.gguf_reader import read_gguf
 from interp_steer.files import atomic_write_bytes
 
@@ -70,7 +77,7 @@ def read_control_vector(path: Path) -> Incoming:
     """
     content = read_gguf(path)
     if (found := content.fields.get("general.architecture")) != _ARCHITECTURE:
-        raise SteeringError(f"expected a GGUF of architecture {_ARCHITECTURE}, got {found!r}")
+        raise SteeringError(f"expected a GGUF of architecture {_ARCHITECTURE}, got {shown(found)}")
     parts, zeros = [], []
     for name, tensor in content.tensors.items():
         matched = _DIRECTION.fullmatch(name)

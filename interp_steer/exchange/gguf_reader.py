@@ -149,7 +149,7 @@ def _description(cursor: _Cursor) -> _Description:
     kind, offset = cursor.count("I"), cursor.count()
     if kind not in _FLOATS:
         raise SteeringError(
-            f"expected float32 or float16 at {name!r}, got GGUF tensor type {kind}; control "
+            f"expected float32 or float16 at {name[:40]!r}, got GGUF tensor type {kind}; control "
             "vectors are not quantised"
         )
     return _Description(name=name, shape=shape, dtype=_FLOATS[kind], offset=offset)
@@ -160,17 +160,21 @@ def _tensors(
 ) -> dict[str, Float[Tensor, "..."]]:
     alignment = fields.get("general.alignment", 32)
     if type(alignment) is not int or not 0 < alignment <= 1 << 20:
-        raise SteeringError(f"expected general.alignment as a small number, got {alignment!r}")
+        raise SteeringError(f"expected general.alignment as a small number, got {alignment!r:.40}")
     base = -(-cursor.at // alignment) * alignment
     found: dict[str, Tensor] = {}
+    taken = 0
     for one in described:
         size = one.dtype.itemsize
         for axis in one.shape:
             size *= axis
         cursor.at = base + one.offset
         values = np.frombuffer(cursor.take(size), dtype=one.dtype)
+        taken += size
+        if taken > len(cursor.data):  # many names for the same bytes would fill the memory
+            raise SteeringError("expected tensors that do not overlap, got more than the file has")
         if one.name in found:
-            raise SteeringError(f"expected each tensor once, got {one.name!r} twice")
+            raise SteeringError(f"expected each tensor once, got {one.name[:40]!r} twice")
         wide = torch.from_numpy(values.astype(np.float32))
         found[one.name] = wide.reshape(tuple(reversed(one.shape)))
     return found

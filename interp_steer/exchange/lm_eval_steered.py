@@ -24,6 +24,7 @@ from interp_steer.exchange.carried import (
     added,
     layer_of,
     number_of,
+    shown,
     unit_of,
     vector_of,
 )
@@ -84,14 +85,14 @@ def read_lm_eval(path: Path) -> Incoming:
     """
     parts, zeros = [], []
     for hookpoint, entry in read_torch(path).items():
-        matched = _BLOCK.fullmatch(str(hookpoint))
+        matched = _BLOCK.fullmatch(hookpoint) if isinstance(hookpoint, str) else None
         if matched is None or not isinstance(entry, Mapping):
             raise SteeringError(
-                f"expected blocks (layers.N or h.N), got {str(hookpoint)[:60]!r}; only the "
+                f"expected blocks (layers.N or h.N), got {shown(hookpoint)}; only the "
                 "residual stream that leaves a block can be steered here"
             )
         layer = layer_of(matched.group(1), "a hookpoint")
-        part = _part(layer, entry, repr(str(hookpoint)[:60]))
+        part = _part(layer, entry, shown(hookpoint))
         (zeros if part is None else parts).append(part or layer)
     notes = (f"layers where nothing is added left out: {sorted(zeros)}",) if zeros else ()
     return Incoming(parts=tuple(parts), notes=notes)
@@ -107,7 +108,7 @@ def _part(layer: int, entry: Mapping[Any, Any], where: str) -> Part | None:
         return added(layer, vector, where, scale=scale)
     if action != "clamp":
         raise SteeringError(
-            f"expected action add (without bias) or clamp at {where}, got {action!r}"
+            f"expected action add (without bias) or clamp at {where}, got {shown(action)}"
         )
     v_hat = unit_of(vector, where)
     if bias is not None:

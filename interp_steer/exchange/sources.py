@@ -96,13 +96,10 @@ def facts_of_run(run: Run) -> ModelFacts:
 
 def facts_of_source(model: str) -> ModelFacts:
     """What the config.json of a local model directory says; nothing for a hub's name."""
-    file = Path(model) / "config.json"
-    if not file.is_file():
-        return ModelFacts()
     try:
-        config: Any = read_json(file)
+        config: Any = read_json(Path(model) / "config.json")
     except RunError:
-        return ModelFacts()  # only a hint is lost
+        return ModelFacts()  # a hub's name, or only a hint is lost
     config = config if isinstance(config, dict) else {}
     inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     names = (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))

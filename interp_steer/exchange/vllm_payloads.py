@@ -24,6 +24,7 @@ from interp_steer.exchange.carried import (
     Step,
     layer_of,
     number_of,
+    shown,
     unit_of,
     vector_of,
 )
@@ -89,13 +90,12 @@ def read_payloads(path: Path, *, layers: Sequence[int] = ()) -> dict[int, Payloa
     if record.get("format") != _FORMAT or record.get("format_version") != _VERSION:
         raise SteeringError(
             f"expected {_FORMAT!r} of version {_VERSION} or a payload with v_hat, got format "
-            f"{str(record.get('format'))[:60]!r}, version "
-            f"{str(record.get('format_version'))[:20]!r}"
+            f"{shown(record.get('format'))}, version {shown(record.get('format_version'))}"
         )
     if not isinstance(found, Mapping) or not found:
         raise SteeringError("expected payloads by layer, got none")
     return {
-        layer_of(key, "payloads"): _read(entry, f"payloads[{str(key)[:20]!r}]")
+        layer_of(key, "payloads"): _read(entry, f"payloads[{shown(key)}]")
         for key, entry in found.items()
     }
 
@@ -159,7 +159,9 @@ def _read(entry: Any, where: str) -> Payload:
     spelled = entry.get("direction", "aligned")
     direction = _DIRECTIONS.get(spelled) if isinstance(spelled, str | int) else None
     if direction is None or isinstance(spelled, bool):
-        raise SteeringError(f"expected direction aligned or reversed at {where}, got {spelled!r}")
+        raise SteeringError(
+            f"expected direction aligned or reversed at {where}, got {shown(spelled)}"
+        )
     method: Method = "swfc" if "shift" in entry else "sttp" if "target" in entry else "stmp"
     names = {
         "swfc": ("shift",),
