@@ -130,14 +130,31 @@ def bundled(folder: Path, options: Options) -> Workload:
 
 def random_100m(folder: Path, options: Options) -> Workload:
     """A Llama with random weights: 12 layers, d_model 768, 32 000 tokens, 110 M parameters."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     shape = {
         "hidden_size": 96 if options.quick else 768,
         "intermediate_size": 128 if options.quick else 2048,
         "num_hidden_layers": 3 if options.quick else 12,
         "num_attention_heads": 12,
         "vocab_size": 2000 if options.quick else 32_000,
+    }
+    n = random_llama(folder / "random-100m", **shape)
+    size = QUICK if options.quick else LARGER
+    name = f"random weights, {n / 1e6:.0f} M parameters"
+    return _fitted(name, folder / "random-100m", folder, options, size)
+
+
+def random_llama(folder: Path, **shape: int) -> int:
+    """Write a Llama with random weights and the bundled model's tokenizer; return its parameters.
+
+    Args:
+        folder: becomes the model's directory.
+        shape: entries of Hugging Face's config.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    fixed = {
+        "vocab_size": 2000,
+        "num_attention_heads": 4,
         "max_position_embeddings": 512,
         "tie_word_embeddings": True,
         "initializer_range": 0.05,
@@ -146,14 +163,11 @@ def random_100m(folder: Path, options: Options) -> Workload:
         "eos_token_id": 2,
     }
     torch.manual_seed(0)
-    model_folder = folder / "random-100m"
-    model = LlamaForCausalLM(LlamaConfig(**shape))
-    model.save_pretrained(model_folder)
+    model = LlamaForCausalLM(LlamaConfig(**fixed | shape))
+    model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(MODEL_DIR / name, model_folder / name)
-    size = QUICK if options.quick else LARGER
-    name = f"random weights, {model.num_parameters() / 1e6:.0f} M parameters"
-    return _fitted(name, model_folder, folder, options, size)
+        shutil.copy(MODEL_DIR / name, folder / name)
+    return model.num_parameters()
 
 
 def _fitted(name: str, model: Path, folder: Path, options: Options, size: Size) -> Workload:
