@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_steer.errors import SteeringError
+from interp_steer.input_files import read_input
 
 _SCALARS = {
     0: "B",
@@ -85,7 +86,7 @@ def read_gguf(path: Path) -> GgufContent:
     try:
         if path.stat().st_size > _LARGEST:
             raise SteeringError(f"expected a control vector under 1 GiB, got {path}")
-        cursor = _Cursor(path.read_bytes())
+        cursor = _Cursor(read_input(path))
     except OSError as error:
         raise SteeringError(f"cannot read {path}: {error.strerror or error}") from error
     if cursor.take(4) != b"GGUF":

@@ -38,6 +38,8 @@ def read_torch(path: Path) -> dict[str, Any]:
             it but tensors and plain containers.
     """
     try:
+        if not path.is_file():
+            raise OSError("there is no such file")
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:

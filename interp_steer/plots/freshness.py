@@ -60,7 +60,7 @@ def _stamps_in(run_path: Path, folder: Path) -> Iterator[tuple[str, Stamp]]:
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(_SUFFIXES) and not entry.name.startswith("."):
-                with suppress(FileNotFoundError):
+                with suppress(OSError):  # nor is a link that leads nowhere
                     found = entry.stat()
                     yield prefix + entry.name, (found.st_mtime_ns, found.st_size, found.st_ino)
 

@@ -6,6 +6,7 @@ more than a trait judge (MASK compares with elicited beliefs), and is then not w
 reports.
 """
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from interp_steer.files import read_table
+from interp_steer.input_files import read_input
 from interp_steer.scenario_sets import find_scenarios
 from interp_steer.scenarios import Scenario, load_scenarios
 from interp_steer.suites.settings import EvaluationError
@@ -89,7 +91,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix == ".parquet":
             return read_table(path, most_bytes=LARGEST, remedy="give another").to_pylist()
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(io.BytesIO(read_input(path)), dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise EvaluationError(f"cannot read {path} as CSV: {error}") from error
     names = [str(name) for name in frame.columns]
