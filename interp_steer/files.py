@@ -112,7 +112,12 @@ def atomic_write_tensors(
         tensors: by name.
         metadata: goes into the header, beside the checksums.
     """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    whole: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        whole[name] = plain.clone() if plain.data_ptr() in places else plain  # one tensor, twice
+        places.add(plain.data_ptr())
     header = dict(metadata or {})
     sums = {name: _tensor_sum(tensor) for name, tensor in whole.items()}
     header[_CHECKSUMS] = json.dumps(sums | {"": _header_sum(header, whole)}, sort_keys=True)

@@ -16,6 +16,7 @@ from typing import Any
 from interp_steer.analysis.upkeep import Unanswered, Upkeep, keep_up, known_analyses
 from interp_steer.config import ModelPlace
 from interp_steer.errors import InterpSteerError
+from interp_steer.files import atomic_write_bytes
 from interp_steer.plots.figure_files import Drawing, FigureError, MissingStageError, write_drawing
 from interp_steer.plots.rendering import FORMATS, Picture, missing_renderer, render
 from interp_steer.plots.sources import RunSource, refusing
@@ -252,8 +253,7 @@ def write_trace_pages(run: Run) -> list[Path]:
     pages = []
     for stored in sorted(run.traces_folder.glob("*.parquet")):
         page = run.figures_folder / f"trace-{stored.stem}.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
         text = render_html(read_traces(stored), f"{run.manifest['trait']}: {stored.stem}")
-        page.write_text(text, encoding="utf-8")
+        atomic_write_bytes(page, text.encode("utf-8", errors="backslashreplace"))
         pages.append(page)
     return pages

@@ -173,12 +173,15 @@ def load_scenarios(path: str | os.PathLike[str]) -> tuple[Scenario, ...]:
 
 
 def save_scenarios(path: str | os.PathLike[str], scenarios: Iterable[Scenario]) -> None:
-    """Write scenarios as JSONL, one a line, leaving out what is not set.
+    """Write scenarios as JSONL, one a line, leaving out what is not set; all or nothing.
 
     Raises:
         ScenarioError: two scenarios share an id (nothing is written).
+        RunError: the file cannot be written.
     """
-    Path(path).write_text(scenario_lines(scenarios), encoding="utf-8", newline="\n")
+    from interp_steer.files import atomic_write_bytes  # loads torch, which reading does not need
+
+    atomic_write_bytes(path, scenario_lines(scenarios).encode("utf-8"))
 
 
 def scenario_lines(scenarios: Iterable[Scenario]) -> str:

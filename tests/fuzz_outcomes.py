@@ -16,7 +16,7 @@ import torch
 from fuzz_artifacts import Artifact
 from interp_steer.errors import InterpSteerError
 
-LONGEST = 10
+LONGEST = 10.0
 """Seconds for one read; the slowest takes under one."""
 LONGEST_MESSAGE = 3000
 
@@ -26,7 +26,7 @@ class TooLongError(Exception):
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
-    raise TooLongError(f"more than {LONGEST} s")
+    raise TooLongError(f"more than {LONGEST:g} s")
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -48,25 +48,25 @@ def outcome(artifact: Artifact, path: Path, *, expected: Any = None) -> tuple[st
     folder, content = path.parent, path.read_bytes()
     before = tree(folder)
     was = signal.signal(signal.SIGALRM, _stop)
-    signal.alarm(LONGEST)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST)
     try:
         result, wrong = "read", None
         found = artifact.read(path)
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         # Older versions wrote no checksums: without their entry there is nothing to compare.
         has_sums = b"interp_steer.sha256" in content
         if expected is not None and has_sums and shape_of(found) != expected:
             wrong = "another value than was written"
     except InterpSteerError as error:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         result, wrong = "refused", _wrong_message(str(error), artifact, path)
     except BaseException as error:  # noqa: BLE001 - every kind is a finding
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         frames = traceback.extract_tb(error.__traceback__)[-4:]
         where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
         result, wrong = "raised", f"{type(error).__name__}: {str(error)[:160]} at {where}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, was)
     if tree(folder) != before:
         wrong = "reading changed files"

@@ -41,9 +41,14 @@ def probe_set(probes: tuple[LayerProbe, ...]) -> ProbeSet:
     return ProbeSet(probes=probes, conventions={}, provenance={})
 
 
-def make_probes(seed: int, *, layers: Sequence[int], d_model: int = D_MODEL) -> ProbeSet:
+def make_probes(
+    seed: int, *, layers: Sequence[int], d_model: int = D_MODEL, **changes: Any
+) -> ProbeSet:
     return probe_set(
-        tuple(make_probe(seed + 100 * layer, layer=layer, d_model=d_model) for layer in layers)
+        tuple(
+            make_probe(seed + 100 * layer, layer=layer, d_model=d_model, **changes)
+            for layer in layers
+        )
     )
 
 

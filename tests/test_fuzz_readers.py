@@ -107,7 +107,7 @@ class TestFindings:
             (lambda path: path.with_suffix(".new").write_text("x"), "reading changed files"),
             (lambda path: path.write_bytes(path.read_bytes() + b"x"), "reading changed files"),
             (lambda _: 1, "another value than was written"),
-            (lambda _: time.sleep(5), "TooLongError: more than 1 s"),
+            (lambda _: time.sleep(5), "TooLongError: more than 0.2 s"),
             (lambda _: _refuse("no"), "does not name the file: no"),
             (lambda path: _refuse(f"{path} {'x' * 4000}"), "a message of 4"),
         ],
@@ -119,7 +119,7 @@ class TestFindings:
         read: Any,
         said: str,
     ) -> None:
-        monkeypatch.setattr(fuzz_outcomes, "LONGEST", 1)
+        monkeypatch.setattr(fuzz_outcomes, "LONGEST", 0.2)
         good, path = artifact
         expected = shape_of(good.read(path))
         _, wrong = outcome(replace(good, read=read), path, expected=expected)

@@ -22,9 +22,10 @@ PACKAGE = ROOT / "interp_steer"
 # A subpackage (`organism`, `analysis`, `plots`) counts as one module here.
 FLOORS = (
     ("errors", "names", "config", "narration", "memory", "thinking", "html_tables"),
-    ("endpoints", "request_pacing", "command_options", "input_files"),
-    ("files", "scenarios", "tokens", "logistic", "readability", "kv_cache", "prefix_sharing"),
-    ("resid_taps", "bare_components"),
+    ("endpoints", "request_pacing", "command_options", "input_files", "resamples"),
+    ("files", "tokens", "logistic", "readability", "kv_cache", "prefix_sharing"),
+    ("newton_factors", "newton_line"),
+    ("resid_taps", "bare_components", "logistic_batch", "scenarios"),
     ("widening", "attached_hooks"),
     ("placement", "loading_errors", "model_support"),
     ("model_loading", "model_size", "presets", "chat_template"),
