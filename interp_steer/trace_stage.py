@@ -15,6 +15,7 @@ from interp_steer.point_files import USUAL_THREAT, read_operating_points
 from interp_steer.reporting import Report
 from interp_steer.runs import Run
 from interp_steer.scenarios import Prompt
+from interp_steer.scopes import Scope
 from interp_steer.steering import SteeringPlan, steer
 from interp_steer.study import Study
 from interp_steer.sweep_rows import sample_key, steering_spec
@@ -104,6 +105,10 @@ def trace_examples(study: Study, found: Report, *, n_scenarios: int) -> list[Pat
 
 
 def trace_name(cell: Cell) -> str:
-    """Like sttp-all-layer-4-alpha-12: another operating point gets another file."""
-    scope = cell.scope.replace(":", "-").replace("+", "-")
+    """Like sttp-all-layer-4-alpha-12: another operating point gets another file.
+
+    Raises:
+        SteeringError: a scope that cannot be read, which is no part of a file's name either.
+    """
+    scope = str(Scope.parse(cell.scope)).replace(":", "-").replace("+", "-")
     return f"{cell.method}-{scope}-layer-{cell.layer}-alpha-{cell.alpha:g}"

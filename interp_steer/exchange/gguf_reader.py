@@ -87,8 +87,8 @@ def read_gguf(path: Path) -> GgufContent:
         if path.stat().st_size > _LARGEST:
             raise SteeringError(f"expected a control vector under 1 GiB, got {path}")
         cursor = _Cursor(read_input(path))
-    except OSError as error:
-        raise SteeringError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise SteeringError(f"cannot read {path}: {error}") from error
     if cursor.take(4) != b"GGUF":
         raise SteeringError("expected a file that starts with GGUF, got another kind of file")
     if (version := cursor.count("I")) not in (2, 3):
