@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-quick demo-full test test-slow check test-inspect figures gallery bench peers lint docs train clean
+.PHONY: help install demo demo-quick demo-full test test-slow check test-inspect test-hooked figures gallery bench peers lint docs train clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,17 @@ test-inspect: $(VENV)/inspect/.installed ## the tests of the extra inspect, with
 $(VENV)/inspect/.installed: requirements-inspect.lock $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 	  --target $(VENV)/inspect -r requirements-inspect.lock
+	@touch $@
+
+test-hooked: $(VENV)/hooked/.installed ## the tests of a HookedTransformer, with TransformerLens 3.9 in a venv of its own
+	@OMP_NUM_THREADS=1 $(VENV)/hooked/bin/python -m pytest tests/test_hooked_transformer.py
+
+$(VENV)/hooked/.installed: requirements-hooked.lock requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)/hooked
+	$(VENV)/hooked/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(VENV)/hooked/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-hooked.lock
+	$(VENV)/hooked/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(VENV)/hooked/bin/python -m pip check --disable-pip-version-check
 	@touch $@
 
 figures: runs/demo/summary.json ## every figure of the demo's honesty run, with its analyses

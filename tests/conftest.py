@@ -184,7 +184,7 @@ def attached_hooks(lm: HookedLM) -> dict[str, int]:
         for name, point in lm.bridge.hook_dict.items()
     }
     found["bridged"] = sum(
-        "_original_component" in module._modules for module in lm.bridge.original_model.modules()
+        "_original_component" in module._modules for module in lm._runner.model.modules()
     )
     return found
 

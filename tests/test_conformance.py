@@ -208,7 +208,6 @@ WHILE_GENERATING = (
     (OneTokenLate, "greedy_tokens_are_the_likeliest"),
     (SeesPadding, "batched_generation_is_single"),
     (KeepsTheWrongRows, "rows_that_end_leave_the_others_alone"),
-    (KeepsTheWrongRows, "generation_ends_at_the_context"),
     (KeepsTheWrongRows, "rows_that_share_say_the_same"),
     (SharesWrongly, "rows_that_share_say_the_same"),
     (SharesWrongly, "steered_rows_that_share_say_the_same"),
@@ -250,6 +249,6 @@ def test_what_the_laws_cannot_judge_is_refused(
 def test_a_law_says_where_it_says_nothing(subject: Subject, monkeypatch: Any) -> None:
     monkeypatch.setattr(subject.lm.bridge.cfg, "n_ctx", 4096)
     reason = LAW["generation_ends_at_the_context"].inapplicable(subject)
-    assert reason == "the context is longer than 1024"
+    assert reason == "the context is longer than 512"
     monkeypatch.setattr(type(subject.lm._runner), "tokenizer", None)
     assert LAW["tokens_have_segments"].inapplicable(subject) == "the model has no tokenizer"

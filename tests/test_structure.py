@@ -300,6 +300,7 @@ def test_importing_the_package_stays_light() -> None:
 
 def test_importing_the_core_loads_no_model_code_and_no_plots() -> None:
     core = ("model", "residuals", "probes", "steering", "traces", "sweep", "runs", "selection")
+    core += ("conformance",)
     statement = "import " + ", ".join(f"interp_steer.{module}" for module in core)
     assert _loaded_after(statement) == set()
 
@@ -329,6 +330,14 @@ class TestProject:
         over = (ROOT / "requirements-inspect.lock").read_text(encoding="utf-8").splitlines()
         assert _missing(laid_over, over) == []
         assert _missing(laid_over, self.pins) == laid_over
+
+    def test_the_lock_of_the_hooked_venv_has_its_own_transformer_lens_alone(self) -> None:
+        text = (ROOT / "requirements-hooked.lock").read_text(encoding="utf-8")
+        hooked = [line for line in text.splitlines() if not line.startswith("#")]
+        named = {pin.partition("==")[0] for pin in self.pins}
+        other = [pin for pin in hooked if pin not in self.pins and pin.partition("==")[0] in named]
+        assert other == ["transformer-lens==3.9.0"]
+        assert _missing(self.project["dependencies"], [*hooked, "torch==2.13.0"]) == []
 
     def test_the_version_is_said_once_and_alike(self) -> None:
         init = (PACKAGE / "__init__.py").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """Laws of generation: on the cache as without it, in a batch as alone, every token shown once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -11,8 +12,9 @@ from interp_steer.model import PAD_ID
 from interp_steer.sampling import Generation, GenerationSettings
 
 SAMPLED = GenerationSettings(max_new_tokens=16, temperature=0.9, top_p=0.95)
+SAMPLED_WHOLE = GenerationSettings(max_new_tokens=16, temperature=0.9, top_p=1.0)
 GREEDY = GenerationSettings(max_new_tokens=12, temperature=0.0)
-LONGEST_CONTEXT = 1024
+LONGEST_CONTEXT = 512
 """Running into the end of a longer context takes too long for a test."""
 
 
@@ -48,7 +50,7 @@ def hold_scored(what: str, subject: Subject, made: Sequence[Generation]) -> None
 def cached_generation_is_uncached(subject: Subject) -> None:
     """Sampled on the cache, each token has the log-probability of one pass without a cache."""
     for chunk in (None, 7):
-        settings = GenerationSettings(max_new_tokens=16, temperature=0.9, prefill_chunk=chunk)
+        settings = replace(SAMPLED_WHOLE, prefill_chunk=chunk)
         hold_scored(f"sampled, prefill in pieces of {chunk}", subject, generate(subject, settings))
 
 
@@ -87,7 +89,7 @@ def hooks_meet_every_token_once(subject: Subject) -> None:
     last = subject.lm.n_layers - 1
     for chunk in (None, 4):
         readings = Readings((0, last))
-        settings = GenerationSettings(max_new_tokens=16, temperature=0.9, prefill_chunk=chunk)
+        settings = replace(SAMPLED_WHOLE, prefill_chunk=chunk)
         with subject.lm.hooks(readings.hooks):
             made = generate(subject, settings, times=3)
         hold(
@@ -119,28 +121,36 @@ def rows_that_end_leave_the_others_alone(subject: Subject) -> None:
 def generation_ends_at_the_context(subject: Subject) -> None:
     """A row ends where the context does, and goes on as padding without disturbing the others."""
     n_ctx = subject.lm.n_ctx
-    prompts = subject.sequences((n_ctx - 3, 10, n_ctx - 1))
-    settings = GenerationSettings(max_new_tokens=12, temperature=0.9)
-    rows = _sample(subject, set(), lengths=(n_ctx - 3, 10, n_ctx - 1))
-    hold([len(row.token_ids) for row in rows] == [3, 16, 1], "rows do not end at the context")
-    hold([row.stop_reason for row in rows] == ["context", "length", "context"], "reasons differ")
-    (alone,) = subject.lm.generate(prompts[1:2], settings, sample_keys=["1"])
-    hold(
-        rows[1].token_ids[: len(alone.token_ids)] == alone.token_ids,
-        "rows at their context's end change what another one says",
-    )
+    # So many that the two that end stay in the batch, as padding, to the end.
+    lengths = (n_ctx - 3, *(10,) * 20, n_ctx - 1)
+    rows = _sample(subject, set(), lengths=lengths)
+    found = [(len(row.token_ids), row.stop_reason) for row in rows]
+    wanted = [(3, "context"), *[(16, "length")] * 20, (1, "context")]
+    hold(found == wanted, f"rows of {lengths} tokens got (tokens, reason) {found}")
+    for row in (1, 20):
+        (alone,) = subject.lm.generate(
+            subject.sequences(lengths)[row : row + 1], SAMPLED_WHOLE, sample_keys=[str(row)]
+        )
+        hold(
+            rows[row].token_ids[: len(alone.token_ids)] == alone.token_ids,
+            "rows at their context's end change what another one says",
+        )
 
 
 def _sample(
     subject: Subject, stop_ids: set[int], *, lengths: Sequence[int] = LENGTHS * 3
 ) -> list[SampledTokens]:
     """Sample with stop tokens of the law's own."""
-    settings = GenerationSettings(max_new_tokens=16, temperature=0.9)
     keys = [str(row) for row in range(len(lengths))]
     rule = StopRule(stop_ids=frozenset(stop_ids), n_ctx=subject.lm.n_ctx)
     prompts = subject.sequences(lengths)
     return sample_responses(
-        subject.lm.fresh_runner(), prompts, settings, sample_keys=keys, rule=rule, pad_id=PAD_ID
+        subject.lm.fresh_runner(),
+        prompts,
+        SAMPLED_WHOLE,
+        sample_keys=keys,
+        rule=rule,
+        pad_id=PAD_ID,
     )
 
 
