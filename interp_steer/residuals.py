@@ -1,7 +1,7 @@
 """Residual streams of responses: response-averaged for probes, per token for distributions.
 
-Pooling happens inside the hooks as running float32 sums, so memory holds [response, layer, d_model]
-and never [layer, token, d_model], while generating as well as teacher-forced. What is captured is
+Pooling happens inside the hooks (`pooled_capture`), so memory holds [response, layer, d_model] and
+never [layer, token, d_model], while generating as well as teacher-forced. What is captured is
 the stream as it leaves a block *after* the hooks attached before: inside a steering context it is
 the steered one. That a trait is linearly decodable from these residuals does not establish that the
 model uses it.
@@ -14,34 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp_steer.errors import ModelError, RunError
 from interp_steer.files import atomic_write_tensors, open_tensors, read_tensors
 from interp_steer.model import HookedLM
+from interp_steer.pooled_capture import PooledCapture, PooledResiduals
 from interp_steer.sampling import Generation, GenerationSettings
-from interp_steer.tokens import ResidHook, Segment, TokenChunk, TokenizedPrompt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PooledResiduals:
-    """Mean of resid_post over the response tokens of each response, at some layers."""
-
-    values: Float[Tensor, "response layer d_model"]
-    """float32 on the CPU; NaN where a response has no tokens."""
-    layers: tuple[int, ...]
-    """Zero-based layers, in the order of the second axis."""
-    n_tokens: Int[Tensor, "response"]
-    """Response tokens averaged, PREFILL, end-of-turn and padding left out."""
-
-    def __post_init__(self) -> None:
-        if self.values.shape[:2] != (len(self.n_tokens), len(self.layers)):
-            raise ModelError(
-                f"pooled residuals of {len(self.n_tokens)} responses at {len(self.layers)} layers "
-                f"cannot have shape {tuple(self.values.shape)}"
-            )
+from interp_steer.tokens import ResidHook, TokenChunk, TokenizedPrompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,69 +52,6 @@ class TokenResiduals:
     """`Segment` values."""
     token_ids: Int[Tensor, "token"]
     """Token ids."""
-
-
-class PooledCapture:
-    """Running sums of resid_post over RESPONSE tokens; a set of hooks for one forward or generate.
-
-    Use `lm.hooks(capture.hooks())` around a single call, then `result()`.
-    """
-
-    def __init__(self, n_responses: int, *, layers: Sequence[int]) -> None:
-        if not layers:
-            raise ModelError("capturing needs at least one layer, got none")
-        self.layers = tuple(layers)
-        self._n_responses = n_responses
-        self._sums: dict[int, Tensor] = {}
-        self._n_tokens: Tensor | None = None
-        self._left_out: tuple[TokenChunk, Tensor] | None = None
-
-    def hooks(self) -> dict[int, ResidHook]:
-        """Hooks by layer; they read and never edit."""
-        return {layer: self._hook(layer) for layer in self.layers}
-
-    def _hook(self, layer: int) -> ResidHook:
-        def add(resid: Float[Tensor, "batch pos d_model"], chunk: TokenChunk) -> None:
-            if layer not in self._sums:
-                shape = (self._n_responses, resid.shape[-1])
-                self._sums[layer] = torch.zeros(shape, dtype=torch.float32, device=resid.device)
-            # Masked, not multiplied: what stands at padding may be anything, infinity included.
-            summed = resid.float().masked_fill(self._others(chunk), 0.0).sum(dim=1)
-            self._sums[layer].index_add_(0, chunk.rows, summed)
-            if layer == self.layers[0]:
-                self._count(chunk)
-
-        return add
-
-    def _others(self, chunk: TokenChunk) -> Bool[Tensor, "batch pos 1"]:
-        """Which tokens of a chunk do not count; found once for all layers that see it."""
-        if self._left_out is None or self._left_out[0] is not chunk:
-            self._left_out = (chunk, (chunk.segments != Segment.RESPONSE)[..., None])
-        return self._left_out[1]
-
-    def _count(self, chunk: TokenChunk) -> None:
-        if self._n_tokens is None:
-            self._n_tokens = torch.zeros(
-                self._n_responses, dtype=torch.long, device=chunk.rows.device
-            )
-        self._n_tokens.index_add_(0, chunk.rows, (~self._others(chunk)).sum(dim=(1, 2)))
-
-    def result(self) -> PooledResiduals:
-        """Return the means so far.
-
-        Raises:
-            ModelError: no call was made under these hooks.
-        """
-        if self._n_tokens is None or len(self._sums) < len(self.layers):
-            raise ModelError(
-                "nothing was captured; run HookedLM.forward or generate inside "
-                "`with lm.hooks(capture.hooks())` first"
-            )
-        sums = torch.stack([self._sums[layer].cpu() for layer in self.layers], dim=1)
-        n_tokens = self._n_tokens.cpu()
-        return PooledResiduals(
-            values=sums / n_tokens[:, None, None], layers=self.layers, n_tokens=n_tokens.clone()
-        )
 
 
 def capture_generated(

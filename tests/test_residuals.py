@@ -1,6 +1,7 @@
 """Pooled and per-token residuals: generated = teacher-forced = plain PyTorch hooks."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from conftest import Pair
+from interp_steer import pooled_capture
 from interp_steer.errors import ModelError, RunError
 from interp_steer.model import HookedLM
 from interp_steer.residuals import (
@@ -23,8 +25,9 @@ from interp_steer.residuals import (
     stream_token_residuals,
 )
 from interp_steer.sampling import GenerationSettings
-from interp_steer.tokens import Segment, TokenChunk
+from interp_steer.tokens import ResidHook, Segment, TokenChunk
 from reference import plain_forward, random_sequences
+from steering_cases import chunk_of
 
 LENGTHS = (24, 2, 17, 9, 30)
 KEYS = ("a", "b", "c", "d", "e")
@@ -70,6 +73,60 @@ def test_generated_equals_teacher_forced_equals_plain_hooks(pair: Pair) -> None:
     _, resid = plain_forward(pair.plain, sequences[row].token_ids)
     short = torch.stack([r[sequences[row].n_prompt : -1].mean(0) for r in resid])
     assert relative_error(forced.values[row], short) > 100 * NOISE  # the control
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tokens_set_aside_are_summed_as_at_once(
+    tiny_lm: HookedLM, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    settings = replace(SETTINGS, seed=seed)
+    prompts = random_sequences(tiny_lm.d_vocab, LENGTHS)
+
+    def pooled() -> PooledResiduals:
+        return capture_generated(tiny_lm, prompts, settings, sample_keys=KEYS).residuals
+
+    aside = pooled()
+    monkeypatch.setattr(pooled_capture, "SMALL_STEP", 0)
+    assert torch.equal(aside.values, pooled().values)
+
+
+def test_a_token_set_aside_is_not_changed_by_who_got_its_residual_stream() -> None:
+    whole = chunk_of(2, 3, prompt=1)
+    pieces = [
+        type(whole)(
+            **{
+                name: value if value.ndim == 1 else value[:, at : at + 1]
+                for name, value in asdict(whole).items()
+            }
+        )
+        for at in range(3)
+    ]
+    resid = torch.randn(3, 2, 2, 1, 8)  # piece, layer, row
+    capture = PooledCapture(2, layers=(0, 1))
+    hooks = capture.hooks()
+    for piece, streams in zip(pieces, resid.clone(), strict=True):
+        for layer in (0, 1):
+            hooks[layer](streams[layer], piece)
+            streams[layer].zero_()  # what a hook after this one may do
+    expected = resid[1:, :, :, 0].mean(dim=0).transpose(0, 1)
+    torch.testing.assert_close(capture.result().values, expected)
+
+
+def test_layers_that_see_chunks_of_their_own_are_summed_alike(tiny_lm: HookedLM) -> None:
+    """As on a model spread over devices, where every layer gets its own copy of the chunk."""
+    prompts = random_sequences(tiny_lm.d_vocab, LENGTHS)
+    layers = range(tiny_lm.n_layers)
+    plain, copied = (PooledCapture(len(prompts), layers=layers) for _ in range(2))
+
+    def of_a_copy(hook: ResidHook) -> ResidHook:
+        return lambda resid, chunk: hook(resid, replace(chunk, rows=chunk.rows.clone()))
+
+    hooks = [*plain.hooks().items()]
+    hooks += [(layer, of_a_copy(hook)) for layer, hook in copied.hooks().items()]
+    with tiny_lm.hooks(hooks):
+        tiny_lm.generate(prompts, SETTINGS, sample_keys=KEYS)
+    assert torch.equal(plain.result().values, copied.result().values)
+    assert torch.equal(plain.result().n_tokens, copied.result().n_tokens)
 
 
 def test_bfloat16_agrees_within_its_rounding(tiny_lm_bf16: HookedLM) -> None:

@@ -36,7 +36,7 @@ FLOORS = (
     ("shards", "projection_files", "scenario_sets", "draft_answers"),
     ("live_rows", "wrapping"),
     ("generation",),
-    ("model",),
+    ("model", "pooled_capture"),
     ("residuals",),
     ("layer_fit", "token_files"),
     ("probes",),

@@ -1,0 +1,159 @@
+"""Response-averaged residual streams, summed inside the hooks.
+
+Running float32 sums, so that memory holds [response, layer, d_model] whatever the length of the
+responses. At a decoding step of few rows an operation costs what it costs to launch: there a layer
+only sets its token's residual stream aside, and the last layer of the pass adds all of them up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_steer.errors import ModelError
+from interp_steer.tokens import ResidHook, Segment, TokenChunk
+
+SMALL_STEP = 2**20
+"""Values of a step's residual streams, all layers together, that may be set aside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PooledResiduals:
+    """Mean of resid_post over the response tokens of each response, at some layers."""
+
+    values: Float[Tensor, "response layer d_model"]
+    """float32 on the CPU; NaN where a response has no tokens."""
+    layers: tuple[int, ...]
+    """Zero-based layers, in the order of the second axis."""
+    n_tokens: Int[Tensor, "response"]
+    """Response tokens averaged, PREFILL, end-of-turn and padding left out."""
+
+    def __post_init__(self) -> None:
+        if self.values.shape[:2] != (len(self.n_tokens), len(self.layers)):
+            raise ModelError(
+                f"pooled residuals of {len(self.n_tokens)} responses at {len(self.layers)} layers "
+                f"cannot have shape {tuple(self.values.shape)}"
+            )
+
+
+class PooledCapture:
+    """Running sums of resid_post over RESPONSE tokens; a set of hooks for one forward or generate.
+
+    Use `lm.hooks(capture.hooks())` around a single call, then `result()`.
+    """
+
+    def __init__(self, n_responses: int, *, layers: Sequence[int]) -> None:
+        if not layers:
+            raise ModelError("capturing needs at least one layer, got none")
+        self.layers = tuple(layers)
+        self._n_responses = n_responses
+        self._sums: dict[int, Tensor] = {}
+        self._devices: list[_Device] = []
+        self._step: _Step | None = None
+        self._n_tokens: Tensor | None = None
+
+    def hooks(self) -> dict[int, ResidHook]:
+        """Hooks by layer; they read and never edit."""
+        return {layer: self._hook(layer) for layer in self.layers}
+
+    def _hook(self, layer: int) -> ResidHook:
+        def add(resid: Float[Tensor, "batch pos d_model"], chunk: TokenChunk) -> None:
+            step = self._step_of(chunk)
+            if layer == self.layers[0]:
+                self._count(step)
+            is_small = resid.shape[1] == 1 and resid.numel() * len(self.layers) <= SMALL_STEP
+            if self._devices and is_small:
+                # Copied: whoever gets the tensor next may write to it.
+                step.aside[layer] = resid[:, 0].clone()
+                if len(step.aside) == len(self.layers):
+                    self._add_up(step)
+                return
+            summed = resid.float().masked_fill(step.others[..., None], 0.0).sum(dim=1)
+            self._sum_of(layer, resid).index_add_(0, chunk.rows, summed)
+
+        return add
+
+    def _step_of(self, chunk: TokenChunk) -> "_Step":
+        """Return what is known of the forward pass that runs `chunk`."""
+        if self._step is None or self._step.chunk is not chunk:
+            if self._step is not None:
+                self._add_up(self._step)
+            self._group()
+            # Masked, not multiplied: what stands at padding may be anything, infinity included.
+            self._step = _Step(chunk=chunk, others=chunk.segments != Segment.RESPONSE)
+        return self._step
+
+    def _sum_of(self, layer: int, resid: Tensor) -> Float[Tensor, "response d_model"]:
+        if layer not in self._sums:
+            shape = (self._n_responses, resid.shape[-1])
+            self._sums[layer] = torch.zeros(shape, dtype=torch.float32, device=resid.device)
+        return self._sums[layer]
+
+    def _group(self) -> None:
+        """Lay the sums of layers on one device side by side, once a pass has met them all."""
+        if self._devices or len(self._sums) < len(self.layers):
+            return
+        for device in {one.device for one in self._sums.values()}:
+            layers = [layer for layer in self.layers if self._sums[layer].device == device]
+            sums = torch.stack([self._sums[layer] for layer in layers])
+            self._sums.update(zip(layers, sums.unbind(), strict=True))
+            self._devices.append(_Device(layers=layers, sums=sums))
+
+    def _add_up(self, step: "_Step") -> None:
+        """Add what a step has set aside."""
+        for device in self._devices:
+            if layers := [layer for layer in device.layers if layer in step.aside]:
+                found = torch.stack([step.aside[layer] for layer in layers]).float()
+                found, rows = found.masked_fill(step.others, 0.0), step.chunk.rows
+                if len(layers) == len(device.layers):
+                    device.sums.index_add_(1, rows, found)
+                else:  # the pass did not reach all layers
+                    for layer, summed in zip(layers, found, strict=True):
+                        self._sums[layer].index_add_(0, rows, summed)
+        step.aside.clear()
+
+    def _count(self, step: "_Step") -> None:
+        rows = step.chunk.rows
+        if self._n_tokens is None:
+            self._n_tokens = torch.zeros(self._n_responses, dtype=torch.long, device=rows.device)
+        self._n_tokens.index_add_(0, rows, (~step.others).sum(dim=1))
+
+    def result(self) -> PooledResiduals:
+        """Return the means so far.
+
+        Raises:
+            ModelError: no call was made under these hooks.
+        """
+        if self._step is not None:
+            self._add_up(self._step)
+        if self._n_tokens is None or len(self._sums) < len(self.layers):
+            raise ModelError(
+                "nothing was captured; run HookedLM.forward or generate inside "
+                "`with lm.hooks(capture.hooks())` first"
+            )
+        sums = torch.stack([self._sums[layer].cpu() for layer in self.layers], dim=1)
+        n_tokens = self._n_tokens.cpu()
+        return PooledResiduals(
+            values=sums / n_tokens[:, None, None], layers=self.layers, n_tokens=n_tokens.clone()
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Device:
+    """The sums of the layers of one device."""
+
+    layers: list[int]
+    sums: Float[Tensor, "layer response d_model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """One forward pass, as the layers of one device see it."""
+
+    chunk: TokenChunk
+    others: Bool[Tensor, "batch pos"]
+    """Tokens that do not count."""
+    aside: dict[int, Tensor] = field(default_factory=dict)
+    """Residual streams of a decoding step by layer, [batch, d_model]."""
