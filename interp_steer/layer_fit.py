@@ -13,8 +13,8 @@ from torch import Tensor
 
 from interp_steer.errors import ProbeError
 from interp_steer.layer_probe import LayerProbe
-from interp_steer.planes import FitMethod, fit_plane, mean_difference, span_for
-from interp_steer.readability import Folds, crossfit_margins, readability
+from interp_steer.planes import FitMethod, fit_plane, fit_planes, mean_difference, span_for
+from interp_steer.readability import Folds, crossfit_margins, crossfit_samples, readability
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +45,9 @@ def fit_layer(
     rho = rows @ v
     above, below = rho[is_aligned], rho[~is_aligned]
     difference = mean_difference(rows, is_aligned)
-
-    def margins_without(kept: Bool[np.ndarray, "response"]) -> Float[np.ndarray, "response"]:
-        one = fit_plane(span.coordinates[kept], is_aligned[kept], method=method, c=c)
-        return one.margins(span.coordinates)
-
+    samples = crossfit_samples(folds, is_aligned)
+    others = fit_planes(span.coordinates, samples, method=method, c=c)
+    margins = np.stack([one.margins(span.coordinates) for one in others])
     return LayerProbe(
         layer=layer,
         v_hat=v_hat,
@@ -61,7 +59,7 @@ def fit_layer(
         delta_mu=float(above.mean() - below.mean()),
         cosine_caa=float(difference @ v / (np.linalg.norm(difference) * np.linalg.norm(v))),
         converged=plane.converged,
-        crossfit=readability(crossfit_margins(folds, is_aligned, margins_without), is_aligned),
+        crossfit=readability(crossfit_margins(folds, margins), is_aligned),
         in_sample=readability(rho - boundary, is_aligned),
     )
 

@@ -10,13 +10,16 @@ plane separates the rows it was fitted to means little (see `readability`).
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp_steer.logistic import Span, solve_logistic
+from interp_steer.logistic import Span
+from interp_steer.logistic_batch import solve_resamples
+from interp_steer.resamples import Resamples
 
 FitMethod = Literal["logistic", "logistic_sklearn_default", "mean_difference"]
 
@@ -53,18 +56,73 @@ def fit_plane(
     method: FitMethod,
     c: float,
 ) -> Plane:
-    """Fit one plane; both sides must occur in `is_aligned`."""
-    difference = mean_difference(rows, is_aligned)
-    if not difference.any():  # w = 0 is the optimum exactly if the means coincide
-        return Plane(normal=difference, offset=0.0, converged=True)
-    if method == "mean_difference":
+    """Fit one plane to all rows, which are those of `span_for`; both sides must occur."""
+    every = np.ones((1, len(rows)), dtype=bool)
+    return fit_planes(rows, Resamples.subsets(every, is_aligned), method=method, c=c)[0]
+
+
+def fit_planes(
+    rows: Float[np.ndarray, "row rank"], resamples: Resamples, *, method: FitMethod, c: float
+) -> list[Plane]:
+    """Fit one plane to each of many samples of the same rows, which are those of `span_for`.
+
+    A span of all rows serves every sample. `logistic` solves all samples together; scikit-learn's
+    takes them one by one.
+
+    Raises:
+        ProbeError: a sample without rows of one of the sides.
+    """
+    resamples.check_sides()
+    if method == "logistic_sklearn_default":
+        samples = [(resamples.drawn(i), resamples.labels(i)) for i in range(len(resamples))]
+        return [_sklearn_default(rows[drawn], labels, c) for drawn, labels in samples]
+    differences = _mean_differences(rows, resamples)
+    is_apart = np.abs(differences).max(axis=1) > 0
+    some, apart = resamples.only(is_apart), differences[is_apart]
+    is_midway = method == "mean_difference"
+    found = _midway(rows, some, apart) if is_midway else _optimal(rows, some, c)
+    # Where both means are the same, and only there, w = 0 is the optimum, exactly.
+    return [
+        next(found) if is_there else Plane(normal=nothing, offset=0.0, converged=True)
+        for is_there, nothing in zip(is_apart.tolist(), differences, strict=True)
+    ]
+
+
+def _optimal(
+    rows: Float[np.ndarray, "row rank"], resamples: Resamples, c: float
+) -> Iterator[Plane]:
+    found = solve_resamples(rows, resamples, c=c)
+    return map(_plane, found.weights, found.intercepts.tolist(), found.converged.tolist())
+
+
+def _midway(
+    rows: Float[np.ndarray, "row rank"],
+    resamples: Resamples,
+    differences: Float[np.ndarray, "sample rank"],
+) -> Iterator[Plane]:
+    shares = _shares(resamples, aligned=True) + _shares(resamples, aligned=False)
+    for difference, middle in zip(differences, shares @ rows / 2, strict=True):
         normal = difference / np.linalg.norm(difference)
-        middle = (rows[is_aligned].mean(axis=0) + rows[~is_aligned].mean(axis=0)) / 2
-        return Plane(normal=normal, offset=float(middle @ normal), converged=True)
-    if method == "logistic":
-        optimum = solve_logistic(rows, is_aligned, c=c)
-        return _plane(optimum.weights, optimum.intercept, optimum.converged)
-    return _sklearn_default(rows, is_aligned, c)
+        yield Plane(normal=normal, offset=float(middle @ normal), converged=True)
+
+
+def _mean_differences(
+    rows: Float[np.ndarray, "row rank"], resamples: Resamples
+) -> Float[np.ndarray, "sample rank"]:
+    """`mean_difference` of every sample."""
+    shares = _shares(resamples, aligned=True) - _shares(resamples, aligned=False)
+    found = shares @ rows
+    largest = np.where(resamples.counts > 0, np.abs(rows).max(axis=1), 0.0).max(axis=1)
+    may_be_rounding = np.abs(found).max(axis=1) <= 1e-10 * largest
+    for sample in np.flatnonzero(may_be_rounding).tolist():
+        found[sample] = mean_difference(rows[resamples.drawn(sample)], resamples.labels(sample))
+    return found
+
+
+def _shares(resamples: Resamples, *, aligned: bool) -> Float[np.ndarray, "sample row"]:
+    """The weight of each row in the mean of one side of each sample."""
+    counts = np.where(resamples.is_aligned == aligned, resamples.counts, 0)
+    return counts / counts.sum(axis=1, keepdims=True)
 
 
 def mean_difference(
@@ -81,6 +139,9 @@ def mean_difference(
 def _sklearn_default(
     rows: Float[np.ndarray, "row d_model"], is_aligned: Bool[np.ndarray, "row"], c: float
 ) -> Plane:
+    difference = mean_difference(rows, is_aligned)
+    if not difference.any():
+        return Plane(normal=difference, offset=0.0, converged=True)
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

@@ -9,7 +9,7 @@ not that the model uses it there.
 
 import logging
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
 from interp_steer.errors import ProbeError
+from interp_steer.resamples import Resamples
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +77,24 @@ def readability(
     )
 
 
+def crossfit_samples(folds: Folds, is_aligned: Bool[np.ndarray, "response"]) -> Resamples:
+    """Return one sample a fold, to fit on: the responses that it does not hold out.
+
+    Raises:
+        ProbeError: the responses outside some fold are all of one side.
+    """
+    kept = folds.of_response != np.arange(folds.n_folds)[:, None]
+    samples = Resamples.subsets(kept, is_aligned)
+    if (bad := np.flatnonzero(samples.one_sided())).size:
+        raise ProbeError(
+            f"cross-fitting needs both sides outside every fold, but outside fold {bad[0]} only "
+            "one is left; give scenarios with responses of both sides, or more scenarios"
+        )
+    return samples
+
+
 def crossfit_margins(
-    folds: Folds,
-    is_aligned: Bool[np.ndarray, "response"],
-    margins_without: Callable[[Bool[np.ndarray, "response"]], Float[np.ndarray, "response"]],
+    folds: Folds, margins: Float[np.ndarray, "fold response"]
 ) -> Float[np.ndarray, "response"]:
     """Score every response by the direction of the folds that do not hold it.
 
@@ -89,23 +104,9 @@ def crossfit_margins(
 
     Args:
         folds: who is held out when.
-        is_aligned: side of each response.
-        margins_without: fits on the responses that its argument marks and returns the margins of
-            all responses.
-
-    Raises:
-        ProbeError: the responses outside some fold are all of one side.
+        margins: of all responses, from the plane fitted to each of `crossfit_samples`.
     """
-    margins = np.empty(len(is_aligned))
-    for fold in range(folds.n_folds):
-        held_out = folds.of_response == fold
-        if np.unique(is_aligned[~held_out]).size < 2:
-            raise ProbeError(
-                f"cross-fitting needs both sides outside every fold, but outside fold {fold} only "
-                "one is left; give scenarios with responses of both sides, or more scenarios"
-            )
-        margins[held_out] = margins_without(~held_out)[held_out]
-    return margins
+    return margins[folds.of_response, np.arange(len(folds.of_response))]
 
 
 def make_folds(

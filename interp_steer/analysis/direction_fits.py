@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from interp_steer.planes import FitMethod, fit_plane, span_for
+from interp_steer.planes import FitMethod, fit_planes, span_for
+from interp_steer.resamples import Resamples
 
 COMPARISONS = ("to_all", "disjoint", "between_methods")
 """to_all: subset against all scenarios. disjoint: two subsets without a common scenario, split
@@ -59,24 +60,41 @@ def layer_agreements(
     """Compare directions of one layer over subset sizes, seeds and methods."""
     names = np.array(sorted(set(scenarios)))
     of_row = np.searchsorted(names, np.array(scenarios))
-    everything = np.ones(len(rows), dtype=bool)
-    whole = {m: direction(rows, is_aligned, everything, method=m, c=c) for m in methods}
-    for size in subset_sizes(len(names)):
-        for draw in range(n_seeds if size < len(names) else 1):
-            order = np.random.default_rng([seed, draw, size]).permutation(len(names))
+    subsets = list(_subsets(of_row, len(names), n_seeds=n_seeds, seed=seed))
+    everything, n = np.ones(len(rows), dtype=bool), len(subsets)
+    kept = np.stack([everything, *(s.kept for s in subsets), *(s.apart for s in subsets)])
+    found = {m: directions(rows, is_aligned, kept, method=m, c=c) for m in methods}
+    for place, subset in enumerate(subsets, start=1):
+        about = (subset.n_scenarios, subset.seed)
+        for method in methods:
+            whole, one, apart = (found[method][at] for at in (0, place, n + place))
+            pair = {"to_all": whole} if subset.n_scenarios < len(names) else {}
+            if subset.apart.any():
+                pair["disjoint"] = apart
+            for comparison, other in pair.items():
+                yield _agreement(comparison, (method, method), *about, one, other)
+        for one, other in combinations(methods, 2):
+            vectors = (found[one][place], found[other][place])
+            yield _agreement("between_methods", (one, other), *about, *vectors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Subset:
+    n_scenarios: int
+    seed: int
+    kept: Bool[np.ndarray, "response"]
+    apart: Bool[np.ndarray, "response"]  # as many others; none where the subset is over half
+
+
+def _subsets(
+    of_row: Int[np.ndarray, "response"], n_scenarios: int, *, n_seeds: int, seed: int
+) -> Iterator[_Subset]:
+    for size in subset_sizes(n_scenarios):
+        for draw in range(n_seeds if size < n_scenarios else 1):
+            order = np.random.default_rng([seed, draw, size]).permutation(n_scenarios)
+            apart = np.isin(of_row, order[size : 2 * size]) & (2 * size <= n_scenarios)
             kept = np.isin(of_row, order[:size])
-            # Disjoint from `kept` and of the same size; empty for more than half.
-            apart = np.isin(of_row, order[size : 2 * size]) & (2 * size <= len(names))
-            fits = {m: direction(rows, is_aligned, kept, method=m, c=c) for m in methods}
-            for method in methods:
-                pair = {"to_all": whole[method]} if size < len(names) else {}
-                if apart.any():
-                    pair["disjoint"] = direction(rows, is_aligned, apart, method=method, c=c)
-                for comparison, other in pair.items():
-                    yield _agreement(comparison, (method, method), size, draw, fits[method], other)
-            for one, other in combinations(methods, 2):
-                vectors = (fits[one], fits[other])
-                yield _agreement("between_methods", (one, other), size, draw, *vectors)
+            yield _Subset(n_scenarios=size, seed=draw, kept=kept, apart=apart)
 
 
 def _agreement(
@@ -98,16 +116,20 @@ def _agreement(
     )
 
 
-def direction(
+def directions(
     rows: Float[np.ndarray, "response d_model"],
     is_aligned: Bool[np.ndarray, "response"],
-    kept: Bool[np.ndarray, "response"],
+    kept: Bool[np.ndarray, "subset response"],
     *,
     method: FitMethod,
     c: float,
-) -> Float[np.ndarray, "d_model"]:
-    """Direction fitted on some rows; zero where one side is missing or both means agree."""
-    if np.unique(is_aligned[kept]).size < 2:
-        return np.zeros(rows.shape[1])
-    span = span_for(rows[kept], method)
-    return span.lift(fit_plane(span.coordinates, is_aligned[kept], method=method, c=c).normal)
+) -> Float[np.ndarray, "subset d_model"]:
+    """Directions fitted on some rows each; zero where a side is missing or both means agree."""
+    found = np.zeros((len(kept), rows.shape[1]))
+    samples = Resamples.subsets(kept, is_aligned)
+    is_whole = ~samples.one_sided()
+    if is_whole.any():
+        span = span_for(rows, method)
+        planes = fit_planes(span.coordinates, samples.only(is_whole), method=method, c=c)
+        found[is_whole] = span.lift(np.stack([plane.normal for plane in planes]))
+    return found

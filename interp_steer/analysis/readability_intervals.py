@@ -14,8 +14,15 @@ from jaxtyping import Bool, Float
 
 from interp_steer.analysis.bootstrap import ClusterBootstrap
 from interp_steer.intervals import SHARE
-from interp_steer.planes import FitMethod, fit_plane, mean_difference, span_for
-from interp_steer.readability import Folds, Readability, crossfit_margins, readability
+from interp_steer.planes import FitMethod, fit_planes, mean_difference, span_for
+from interp_steer.readability import (
+    Folds,
+    Readability,
+    crossfit_margins,
+    crossfit_samples,
+    readability,
+)
+from interp_steer.resamples import Resamples, joined
 from interp_steer.statistics import Estimate, Sampled
 
 MEASURES = ("accuracy", "auroc", "cohens_d")
@@ -31,13 +38,24 @@ def layer_margins(
     c: float,
 ) -> Float[np.ndarray, "response"]:
     """Cross-fitted margins of one layer, as `fit_probes` makes them."""
+    return _margins_by_labels(rows, is_aligned[None], folds, method=method, c=c)[0]
+
+
+def _margins_by_labels(
+    rows: Float[np.ndarray, "response d_model"],
+    labels: Bool[np.ndarray, "draw response"],
+    folds: Folds,
+    *,
+    method: FitMethod,
+    c: float,
+) -> Float[np.ndarray, "draw response"]:
+    """Cross-fitted margins for each of many sets of labels, all fits in one batch."""
     span = span_for(rows, method)
-
-    def margins_without(kept: Bool[np.ndarray, "response"]) -> Float[np.ndarray, "response"]:
-        one = fit_plane(span.coordinates[kept], is_aligned[kept], method=method, c=c)
-        return one.margins(span.coordinates)
-
-    return crossfit_margins(folds, is_aligned, margins_without)
+    samples = joined([crossfit_samples(folds, one) for one in labels])
+    planes = fit_planes(span.coordinates, samples, method=method, c=c)
+    margins = np.stack([plane.margins(span.coordinates) for plane in planes])
+    by_draw = margins.reshape(len(labels), folds.n_folds, len(rows))
+    return np.stack([crossfit_margins(folds, of_folds) for of_folds in by_draw])
 
 
 def readability_estimates(
@@ -118,12 +136,13 @@ def null_readability(
     seed: int,
 ) -> list[Readability]:
     """Cross-fitted readability of labels that know nothing of the trait, once a draw."""
-    found = []
-    for draw in range(n_draws):
-        labels = swapped_labels(is_aligned, scenarios, draw=draw, seed=seed)
-        margins = layer_margins(rows, labels, folds, method=method, c=c)
-        found.append(readability(margins, labels))
-    return found
+    if not n_draws:
+        return []
+    labels = np.stack(
+        [swapped_labels(is_aligned, scenarios, draw=draw, seed=seed) for draw in range(n_draws)]
+    )
+    margins = _margins_by_labels(rows, labels, folds, method=method, c=c)
+    return [readability(one, these) for one, these in zip(margins, labels, strict=True)]
 
 
 def cosine_error(
@@ -143,22 +162,20 @@ def cosine_error(
     """
     n_groups = min(n_groups, boot.n_clusters)
     group = np.random.default_rng(0).permutation(boot.n_clusters)[boot.of_row] % max(n_groups, 1)
-    left = [group != one for one in range(n_groups)]
-    kept = [k for k in left if np.unique(is_aligned[k]).size == 2]
-    if len(kept) < 2:
+    without = group != np.arange(n_groups)[:, None]
+    samples = Resamples.subsets(without, is_aligned)
+    samples = samples.only(~samples.one_sided())
+    if len(samples) < 2:
         return math.nan
-    found = np.array([_cosine(rows[k], is_aligned[k], method, c) for k in kept])
-    return math.sqrt((len(kept) - 1) * float(found.var()))
-
-
-def _cosine(
-    rows: Float[np.ndarray, "response d_model"],
-    is_aligned: Bool[np.ndarray, "response"],
-    method: FitMethod,
-    c: float,
-) -> float:
     span = span_for(rows, method)
-    normal = span.lift(fit_plane(span.coordinates, is_aligned, method=method, c=c).normal)
-    difference = mean_difference(rows, is_aligned)
-    lengths = float(np.linalg.norm(normal) * np.linalg.norm(difference))
-    return float(normal @ difference) / lengths if lengths else math.nan
+    planes = fit_planes(span.coordinates, samples, method=method, c=c)
+    normals = span.lift(np.stack([plane.normal for plane in planes]))
+    drawn = [(samples.drawn(i), samples.labels(i)) for i in range(len(samples))]
+    differences = [mean_difference(rows[these], labels) for these, labels in drawn]
+    found = np.array([_cosine(*pair) for pair in zip(normals, differences, strict=True)])
+    return math.sqrt((len(samples) - 1) * float(found.var()))
+
+
+def _cosine(one: Float[np.ndarray, "d_model"], other: Float[np.ndarray, "d_model"]) -> float:
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / lengths if lengths else math.nan
