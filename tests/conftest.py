@@ -177,11 +177,17 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(lm=lm, plain=AutoModelForCausalLM.from_pretrained(directory).eval())
 
 
-def attached_hooks(lm: HookedLM) -> dict[str, int]:
+def hook_points(lm: HookedLM) -> dict[Any, Any]:
+    """Every hook point of the model, or those that a runner of another class has."""
+    found = getattr(lm.bridge, "hook_dict", None)
+    return dict(enumerate(lm._runner.hooks.points)) if found is None else found
+
+
+def attached_hooks(lm: HookedLM) -> dict[Any, int]:
     """Number of hooks per hook point, and bypassed components, that are on right now."""
     found = {
         name: len(point.fwd_hooks) + len(point.bwd_hooks) + len(point._forward_hooks)
-        for name, point in lm.bridge.hook_dict.items()
+        for name, point in hook_points(lm).items()
     }
     found["bridged"] = sum(
         "_original_component" in module._modules for module in lm._runner.model.modules()
@@ -198,7 +204,7 @@ def no_leaked_hooks() -> Iterator[None]:
         assert attached_hooks(lm) == hooks, f"a test left hooks on {lm.model_id}"
     for lm in _live_models():
         if id(lm) not in before:
-            assert not any(len(p.fwd_hooks) for p in lm.bridge.hook_dict.values())
+            assert not any(len(p.fwd_hooks) for p in hook_points(lm).values())
 
 
 def _live_models() -> list[HookedLM]:
