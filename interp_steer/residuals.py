@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from interp_steer.errors import ModelError, RunError
 from interp_steer.files import atomic_write_tensors, open_tensors, read_tensors
 from interp_steer.model import HookedLM
+from interp_steer.model_identity import IMPLIED
 from interp_steer.pooled_capture import PooledCapture, PooledResiduals
 from interp_steer.sampling import Generation, GenerationSettings
 from interp_steer.tokens import ResidHook, TokenChunk, TokenizedPrompt
@@ -250,9 +251,9 @@ def load_residuals(path: Path, *, expected: Mapping[str, Any] | None = None) -> 
             f"{path} is not a residuals file of this library ({str(error)[:300]}); {CAPTURE_AGAIN}"
         ) from error
     for name, value in (expected or {}).items():
-        if provenance.get(name) != value:
+        if (stored := provenance.get(name, IMPLIED.get(name))) != value:
             raise RunError(
-                f"{path} was captured with {name} = {provenance.get(name)!r}, expected {value!r}; "
+                f"{path} was captured with {name} = {stored!r}, expected {value!r}; "
                 f"{CAPTURE_AGAIN}, or use the run that it belongs to"
             )
     return pair

@@ -107,7 +107,8 @@ class SteeringPlan:
             SteeringError: for a layer that the model lacks, another d_model, or weights processed
                 otherwise than those that the probes' provenance names.
         """
-        if difference := processing_difference(self.probes.provenance, lm.weight_processing):
+        named = self.probes.provenance
+        if named and (difference := processing_difference(named, lm.weight_processing)):
             raise SteeringError(f"expected the probes' {difference}")
         for layer, one in self.compiled.items():
             if layer >= lm.n_layers:
