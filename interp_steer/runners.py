@@ -261,7 +261,7 @@ class ModelRunner(ABC):
                 raise ModelError(
                     f"a hook at {resid_post(layer)} ran outside HookedLM.forward and "
                     "HookedLM.generate; without them it cannot know which tokens it sees. Call "
-                    "those inside the hooks' context instead of the bridge itself"
+                    "those inside the hooks' context instead of the model itself"
                 )
             chunk = self._chunk if self._widening is None else self._widening.after(layer)
             # On a model spread over devices a layer may sit elsewhere than the inputs.
