@@ -19,9 +19,10 @@ def explained(name_or_path: str | Path) -> Iterator[None]:
     """Context that turns what loading raises into a `ModelError` that says what to do."""
     from safetensors import SafetensorError
 
+    kinds = (OSError, ValueError, RuntimeError, ImportError, MemoryError, SafetensorError)
     try:
         yield
-    except (OSError, ValueError, RuntimeError, ImportError, MemoryError, SafetensorError) as error:
+    except (*kinds, _refused_pickle()) as error:
         said = explanation(str(name_or_path), error)
         raise ModelError(f"could not load the model {str(name_or_path)!r}{said}") from error
 
@@ -67,6 +68,11 @@ def explanation(name: str, error: BaseException) -> str:
         return f": the repository lacks a file ({_first_line(error)}); see {page}/tree/main"
     if is_any(SafetensorError):
         return f": a weight file is damaged ({_first_line(error)}); copy or download it again"
+    if is_any(_refused_pickle()):
+        return (
+            ": its weights are a pickle that holds more than tensors, and reading it would run "
+            "what it holds. Take the safetensors of the model, or convert it where you trust it"
+        )
     if is_any(ImportError):
         return f": a package is missing ({_first_line(error)}); install it"
     where = "a local directory" if Path(name).is_dir() else "not a local directory"
@@ -74,6 +80,13 @@ def explanation(name: str, error: BaseException) -> str:
         f" ({where}): {_first_line(error)}. Give a directory with config.json, model.safetensors "
         "and tokenizer files, or a hub name whose architecture TransformerLens supports"
     )
+
+
+def _refused_pickle() -> type[Exception]:
+    """What torch raises for a pickle that it will not run (it has no name of its own for that)."""
+    from torch import serialization
+
+    return serialization.pickle.UnpicklingError  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

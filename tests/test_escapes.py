@@ -1,6 +1,8 @@
 """Names in artifacts and archives are text: none of them leads a writer or a reader elsewhere."""
 
+import json
 import re
+import shutil
 import string
 import zipfile
 from dataclasses import replace
@@ -17,7 +19,7 @@ from fuzz_foreign import FOREIGN_FILES
 from interp_steer.analysis.upkeep import why_due
 from interp_steer.cells import METHODS, Cell, GridError, steered_cell
 from interp_steer.config import FitConfig
-from interp_steer.errors import InterpSteerError, RunError, SteeringError
+from interp_steer.errors import InterpSteerError, ModelError, RunError, SteeringError
 from interp_steer.explorer.library import ExplorerError
 from interp_steer.explorer.selection import Selection
 from interp_steer.explorer.variants import Variant, keep_variant
@@ -252,3 +254,46 @@ def test_the_tensors_of_a_hostile_archive_are_read_as_numbers(tmp_path: Path) ->
     """The control: a plain archive is read."""
     path = FOREIGN_FILES["lm-eval"].write(tmp_path)
     assert bool(torch.isfinite(FOREIGN_FILES["lm-eval"].read(path).probes.v_hat).all())
+
+
+# ---------------------------------------------------------------- models
+
+
+class Planted:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (self.place,))  # pyright: ignore[reportReturnType]
+
+
+class TestCodeInAModel:
+    def test_python_beside_the_weights_is_not_run(self, tmp_path: Path, tiny_dir: Path) -> None:
+        model, ran = tmp_path / "model", tmp_path / "ran"
+        shutil.copytree(tiny_dir, model)
+        config = json.loads((model / "config.json").read_text())
+        config["auto_map"] = {
+            "AutoConfig": "planted.Config",
+            "AutoModelForCausalLM": "planted.Model",
+        }
+        (model / "config.json").write_text(json.dumps(config))
+        (model / "planted.py").write_text(f"open({str(ran)!r}, 'w')\nConfig = Model = object\n")
+        HookedLM.load(model)
+        config["model_type"] = "unheard_of"  # which planted.py alone could load
+        (model / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelError):
+            HookedLM.load(model)
+        assert not ran.exists()
+
+    def test_pickled_weights_run_nothing(self, tmp_path: Path, tiny_dir: Path) -> None:
+        model, ran = tmp_path / "model", tmp_path / "ran"
+        shutil.copytree(tiny_dir, model)
+        (model / "model.safetensors").unlink()
+        torch.save({"model.norm.weight": Planted(ran)}, model / "pytorch_model.bin")
+        with pytest.raises(ModelError, match="a pickle that holds more than tensors"):
+            HookedLM.load(model)
+        assert not ran.exists()
+        torch.load(model / "pytorch_model.bin", weights_only=False)
+        assert ran.exists()  # the control: read otherwise, it runs

@@ -8,11 +8,13 @@ import errno
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fault_cases import WRITTEN, Written
-from interp_steer.errors import InterpSteerError, RunError
+from interp_steer.cells import KEY_COLUMNS
+from interp_steer.errors import InterpSteerError, JudgeError, RunError
+from interp_steer.judge_cache import AnswerCache, StoredAnswer
+from interp_steer.model import HookedLM
 from interp_steer.runs import Run
+from interp_steer.sweep import read_rows
+from interp_steer.sweep_stage import sweep
 from interp_steer.token_files import TokenWriter, read_token_blocks
 from steering_cases import chunk_of, normals
+from study_cases import SWEEP, WordJudge, tiny_study
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -150,6 +158,50 @@ def test_a_shard_that_found_no_room_is_made_again(tmp_path: Path) -> None:
             run.append_shard(table)
         made.append(table)
         assert run.read_shards() == pa.concat_tables(made)
+
+
+def test_answers_that_were_paid_for_survive_a_full_disk(tmp_path: Path) -> None:
+    """A really full one: no file may grow beyond some lines, the last of which is cut."""
+    numbers = {"finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1}
+    cache, kept = AnswerCache(tmp_path / "c"), []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(JudgeError, match="cannot keep the judge's answers in .*make room"):
+            for number in range(100):
+                cache.add(str(number), StoredAnswer(attempt=0, text=f"{number}", **numbers))
+                kept.append(str(number))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 3 < len(kept) < 20
+    cache.add("later", StoredAnswer(attempt=0, text="later", **numbers))
+    cache.close()
+    again = AnswerCache(tmp_path / "c")
+    assert [again.answers(key)[0].text for key in (*kept, "later")] == [*kept, "later"]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_found_no_room_goes_on_and_loses_nothing(
+    tmp_path: Path, tiny_lm: HookedLM, tiny_dir: Path
+) -> None:
+    grid = replace(SWEEP, layers=(0,), batch_size=6, control_draws=0)
+    whole = tiny_study(tmp_path / "whole", tiny_lm, tiny_dir)
+    with no_room(0) as usual:
+        sweep(whole, grid, judge=WordJudge())
+    study, counts = tiny_study(tmp_path / "full", tiny_lm, tiny_dir), [0]
+    for at in (3, usual["touches"] // 5, usual["touches"] // 3, usual["touches"] // 4):
+        with no_room(at), pytest.raises(RunError, match="the disk is full"):
+            sweep(study, grid, judge=WordJudge())
+        counts.append(read_rows(study.run).num_rows)
+    assert counts == sorted(counts) and counts[-1] > 0
+    sweep(study, grid, judge=WordJudge())
+    expected, found = (
+        {tuple(row[c] for c in KEY_COLUMNS): row for row in read_rows(one.run).to_pylist()}
+        for one in (whole, study)
+    )
+    assert found.keys() == expected.keys()
+    assert read_rows(study.run).num_rows == len(found)  # none is there twice
+    assert sum(found[key]["response"] != expected[key]["response"] for key in found) <= 1
 
 
 # ---------------------------------------------------------------- readers beside a writer
