@@ -19,7 +19,7 @@ if version("transformer-lens").split(".")[0] != "3":
         "TransformerLens 4 has no HookedTransformer; run make test-hooked", allow_module_level=True
     )
 
-from conftest import attached_hooks
+from conftest import ROOT, STORIES_DIR, attached_hooks
 from hooked_models import FAMILIES, context_of, hooked_transformer, plain_model, save_family
 from interp_steer.config import FitConfig, SamplingConfig
 from interp_steer.conformance import LAWS, Law, ReferencePass, Subject
@@ -70,24 +70,45 @@ def gpt2(lms: dict[tuple[str, str], HookedLM]) -> HookedLM:
     return lms["gpt2", "raw"]
 
 
-def subject_of(lms: Any, directories: Any, family: str, mode: str) -> Subject:
-    """Weights as trained against Hugging Face; processed ones against the model's own cache."""
-    plain = plain_model(directories[family])
+def against_hugging_face(lm: HookedLM, directory: Path) -> Subject:
+    plain = plain_model(directory)
 
     def reference(token_ids: Sequence[int]) -> ReferencePass:
         logits, residuals = plain_forward(plain, token_ids)
         return ReferencePass(logits=logits, residuals=tuple(residuals))
 
-    return Subject(lm=lms[family, mode], reference=reference if mode == "raw" else None)
+    return Subject(lm=lm, reference=reference)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
 @pytest.mark.parametrize("mode", ["raw", "processed"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_conforms(law: Law, family: str, mode: str, lms: Any, directories: Any) -> None:
-    subject = subject_of(lms, directories, family, mode)
+def test_it_conforms(
+    law: Law, family: str, mode: str, lms: Any, directories: dict[str, Path]
+) -> None:
+    """Weights as trained against Hugging Face; processed ones against the model's own cache."""
+    lm = lms[family, mode]
+    is_raw = mode == "raw"
+    subject = against_hugging_face(lm, directories[family]) if is_raw else Subject(lm=lm)
     assert law.inapplicable(subject) is None
     law.check(subject)
+
+
+@pytest.fixture(scope="module", params=["bundled", "stories"])
+def trained(request: pytest.FixtureRequest) -> Subject:
+    """Trained weights: the bundled model, and one that others made."""
+    directory = MODEL_DIR if request.param == "bundled" else STORIES_DIR
+    if not directory.exists():
+        pytest.skip(f"no {directory.relative_to(ROOT.parent)} beside the repository")
+    lm = HookedLM(hooked_transformer(directory, n_ctx=context_of(directory)))
+    return against_hugging_face(lm, directory)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=str)
+def test_trained_weights_conform(law: Law, trained: Subject) -> None:
+    if reason := law.inapplicable(trained):
+        pytest.skip(reason)
+    law.check(trained)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
