@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from conftest import ROOT, save_tiny
-from interp_steer.conformance import LAWS, Law
+from interp_steer.conformance import LAWS, Law, Subject
+from interp_steer.errors import ModelError
 from interp_steer.model import HookedLM
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,11 @@ def test_the_runner_of_the_page_conforms(page: Any, law: Law) -> None:
     assert page.LAWS is LAWS and isinstance(page.lm, HookedLM)
     page.test_my_model_conforms(law)
     assert law.inapplicable(page.subject) is None
+
+
+def test_a_model_without_a_cache_needs_a_reference(page: Any) -> None:
+    with pytest.raises(ModelError, match="ForCausalLM has no run_with_cache; give reference="):
+        Subject(lm=page.lm)
 
 
 def test_its_identity_is_that_of_the_same_model_in_a_bridge(page: Any) -> None:

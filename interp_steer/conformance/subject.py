@@ -65,6 +65,12 @@ class Subject:
                 f"{self.lm.n_ctx} and {self.lm.n_layers}; give a larger model, its weights may be "
                 "random"
             )
+        if self.reference is None and not hasattr(self.lm.bridge, "run_with_cache"):
+            raise ModelError(
+                f"conformance needs an independent pass to compare with, and "
+                f"{type(self.lm.bridge).__name__} has no run_with_cache; give reference=, a "
+                "function of token ids"
+            )
 
     def expected(self, token_ids: Sequence[int]) -> ReferencePass:
         """Return what the model says of one sequence by itself."""
