@@ -60,10 +60,11 @@ class GramFactor:
         curvature: Float[np.ndarray, "row"],
     ) -> "GramFactor":
         """Factor at the curvature of all rows, zero where a row is not drawn."""
-        matrix = shared.gram.take(drawn, axis=0).take(drawn, axis=1)
-        matrix.flat[:: len(drawn) + 1] += 1 / np.maximum(curvature[drawn], _LEAST)
+        n, gram = len(drawn), shared.gram
+        matrix = gram.copy() if n == len(gram) else gram.take(drawn, axis=0).take(drawn, axis=1)
+        matrix.flat[:: n + 1] += 1 / np.maximum(curvature[drawn], _LEAST)
         lower = _cholesky(matrix)
-        return cls(drawn=drawn, lower=lower, of_ones=_solve(lower, np.ones(len(drawn))))
+        return cls(drawn=drawn, lower=lower, of_ones=_solve(lower, np.ones(n)))
 
     def pulls(self, decision: Float[np.ndarray, "row"]) -> Float[np.ndarray, "drawn"]:
         """The y of the drawn rows for X q = `decision` (to a constant, which mu takes up)."""

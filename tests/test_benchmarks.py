@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -37,6 +37,7 @@ from interp_steer.cells import steered_cell
 from interp_steer.errors import RunError
 from interp_steer.explorer import boundary_view
 from interp_steer.fit_stage import read_responses
+from interp_steer.logistic import fit_logistic
 from interp_steer.run_figures import draw_figures
 from interp_steer.runs import Run
 from interp_steer.sweep import finished_keys, read_rows
@@ -490,25 +491,50 @@ class TestGenerationAndCapture:
 
 
 class TestFitting:
-    def test_both_reach_the_objective_and_another_optimum_is_refused(self) -> None:
-        layer = fitting.Layer.made(n_per_class=8, d_model=40, seed=1)
-        exact = layer.ours(12, 1)
-        places = np.array([0, 3, 11])
-        loop = layer.sklearn(places, 1)
-        for place, found in zip(places.tolist(), loop, strict=True):
-            assert fitting.check_objective(layer, exact[place], found, place=place, seed=1) < 1e-9
-            assert found.weights == pytest.approx(exact[place].weights, abs=1e-3)
-        other = replace(loop[0], intercept=loop[0].intercept + 0.1)
-        with pytest.raises(BenchmarkError, match="from the optimum, expected at most 1e-08"):
-            fitting.check_objective(layer, exact[0], other, place=0, seed=1)
+    layer = fitting.Layer.made(n_per_class=8, d_model=40, seed=1)
+    samples = layer.samples(1)
+    exact = layer.ours(samples)
 
-    def test_the_fits_are_the_probe_bootstraps_and_shuffles(self) -> None:
-        layer = fitting.Layer.made(n_per_class=8, d_model=4, seed=1)
-        first, *others = layer.fits(1)
-        assert len(others) == fitting.N_BOOTSTRAPS + fitting.N_SHUFFLES
-        assert first[0].tolist() == list(range(16)) and first[1].sum() == 8
-        assert any(len(set(rows.tolist())) < 16 for rows, _ in others[:3])
-        assert all(labels.sum() == 8 for _, labels in others[-3:])
+    def loop(self, given: str = "in the span", **changes: Any) -> fitting.Loop:
+        loop = fitting.Loop(layer=self.layer, samples=self.samples, exact=self.exact, given=given)
+        return replace(loop, **changes)
+
+    def test_fits_are_the_probe_bootstraps_and_shuffles_each_at_its_optimum(self) -> None:
+        counts, labels = self.samples.counts, self.samples.is_aligned
+        n_boot, n_shuffle = fitting.N_BOOTSTRAPS, fitting.N_SHUFFLES
+        assert len(counts) == 1 + n_boot + n_shuffle
+        assert (counts.sum(axis=1) == 16).all()
+        assert (counts[[0, *range(-n_shuffle, 0)]] == 1).all()
+        assert (counts[1 : 1 + n_boot] == 0).any(axis=1).all()
+        assert (labels[: 1 + n_boot] == self.layer.is_aligned).all()
+        assert (labels[-n_shuffle:].sum(axis=1) == 8).all()
+        for place in (0, 7, 250):
+            drawn = self.samples.drawn(place)
+            one = fit_logistic(self.layer.rows[drawn], self.samples.labels(place))
+            assert self.exact.weights[place] == pytest.approx(one.weights, abs=1e-12)
+            assert self.exact.intercepts[place] == pytest.approx(one.intercept, abs=1e-10)
+
+    @pytest.mark.parametrize("loop", fitting.LOOPS)
+    def test_a_loop_is_as_long_as_its_timed_fits_say(
+        self, loop: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert 0 < self.loop(loop).seconds([0, 7, 250]) < 60
+        monkeypatch.setattr(fitting.Loop, "_fit", lambda _loop, _span, place: float(place))
+        assert self.loop(loop).seconds([1, 3]) == pytest.approx(2 * 251, abs=1)
+
+    def test_another_objective_and_a_bad_optimum_are_refused(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loop = self.loop()
+        best = self.exact.weights[0], float(self.exact.intercepts[0])
+        assert loop.distance(0, *best) == 0
+        assert loop.distance(0, best[0], best[1] + 0.1) > 1e-4
+        monkeypatch.setattr(fitting, "TOLERANCES", (0.5,))
+        with pytest.raises(BenchmarkError, match="from the optimum, expected at most 1e-08"):
+            loop.seconds([0])
+        wrong = replace(self.exact, intercepts=self.exact.intercepts + 0.1)
+        with pytest.raises(BenchmarkError, match="fit 0 has not reached its optimum"):
+            self.loop(exact=wrong).distance(0, *best)
 
 
 def test_the_interval_does_not_depend_on_torch_state() -> None:
