@@ -29,8 +29,17 @@ from fuzz_foreign import FOREIGN_FILES
 from fuzz_outcomes import outcome, shape_of
 from interp_steer.errors import InterpSteerError, RunError, SteeringError
 from interp_steer.exchange.torch_files import read_torch, write_torch
-from interp_steer.files import atomic_write_tensors, read_table, read_tensors
+from interp_steer.files import (
+    atomic_write_json,
+    atomic_write_tensors,
+    read_json,
+    read_table,
+    read_tensors,
+)
+from interp_steer.model import HookedLM
+from interp_steer.study import reopen_study
 from interp_steer.suites.foreign_files import read_foreign
+from study_cases import new_study
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY: Mapping[str, Artifact] = {**RUN_FILES, **FOREIGN_FILES}
@@ -296,3 +305,28 @@ def test_damage_is_damage() -> None:
     rng = random.Random(1)
     same = sum(damage_bytes(b'{"pins": {}}', rng) == b'{"pins": {}}' for _ in range(300))
     assert same < 20
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dtype": "load"}, "pins the dtype 'load', which is none"),
+        ({"dtype": "nn"}, "pins the dtype 'nn', which is none"),
+        ({"generation": {"seed": 1, "colour": 2}}, r"does not know \(colour\)"),
+        ({"generation": {"seed": 1, "top_p": "much"}}, r"does not know \(top_p\)"),
+        ({"generation": {"seed": 1, "temperature": None}}, r"does not know \(temperature\)"),
+        ({"generation": []}, "has pins.generation .., which is of another type"),
+        ({"dtype": None}, "has pins.dtype None, which is of another type"),
+    ],
+)
+def test_pins_that_no_study_has_are_refused(
+    tmp_path: Path, tiny_lm: HookedLM, tiny_dir: Path, change: dict[str, Any], said: str
+) -> None:
+    study = new_study(tmp_path, tiny_lm, tiny_dir)
+    assert reopen_study(study.run.path, lm=tiny_lm).sampling == study.sampling  # the control
+    manifest = read_json(study.run.manifest_file)
+    manifest["pins"] |= change
+    atomic_write_json(study.run.manifest_file, manifest)
+    with pytest.raises(RunError, match=said):
+        # A dtype is asked for where the model is loaded.
+        reopen_study(study.run.path, lm=None if "dtype" in change else tiny_lm)
