@@ -330,3 +330,15 @@ def test_pins_that_no_study_has_are_refused(
     with pytest.raises(RunError, match=said):
         # A dtype is asked for where the model is loaded.
         reopen_study(study.run.path, lm=None if "dtype" in change else tiny_lm)
+
+
+def test_text_of_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
+    )
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"a": bad}), path)
+    assert pq.read_table(path).num_rows == 1  # the control: parquet itself does not look
+    for filters in (None, [("a", "!=", "b")]):
+        with pytest.raises(RunError, match=r"x\.parquet is damaged or cut short"):
+            read_table(path, filters=filters)
