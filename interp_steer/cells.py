@@ -270,4 +270,4 @@ def control_cells(cells: Sequence[Cell], *, n_draws: int) -> tuple[Cell, ...]:
 
 
 def _is_null(value: Any) -> bool:
-    return value is None or value != value
+    return value is None or bool(value != value)

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable
 from types import TracebackType
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -91,7 +90,7 @@ class SweepProgress:
     def _cells(self) -> str:
         return f"{self.cells_done} of {self.n_cells} cells"
 
-    def _new_bar(self) -> "tqdm[Any]":
+    def _new_bar(self) -> tqdm:
         return tqdm(total=self.n_rows, desc=self._description, unit="row")
 
 

@@ -119,9 +119,9 @@ class TestManyCalls:
     def test_a_rate_limit_spaces_the_requests(self) -> None:
         with chat_server("7") as server:
             client_of(server, requests_per_minute=1200.0).complete_all([ASK] * 6)
-        gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
-        # 50 ms apart; the slots begin on the client's clock, arrival jitters by a few ms.
-        assert server.times[-1] - server.times[0] >= 0.24 and min(gaps) > 0.02
+        # 50 ms apart on the client's clock. Arrival jitters, on a busy machine by a slot or two;
+        # without the limit all six arrive within a few milliseconds.
+        assert server.times[-1] - server.times[0] >= 0.15
 
     def test_what_on_done_raises_ends_everything(self) -> None:
         def refuse(place: int, outcome: object) -> None:

@@ -69,7 +69,9 @@ def states_of(cache: Any) -> list[torch.Tensor]:
     found = []
     for layer in cache.layers:
         if hasattr(layer, "conv_states"):
-            found += [*layer.conv_states.values(), *layer.recurrent_states.values()]
+            for states in (layer.conv_states, layer.recurrent_states):
+                # transformers 5.9 has one tensor, later versions some by name.
+                found += [states] if isinstance(states, torch.Tensor) else [*states.values()]
         else:
             found += [layer.keys, layer.values]
     return found
