@@ -2,11 +2,12 @@
 
 Folds, jackknives, bootstraps and shuffled labels fit the same rows again and again. The objective
 is that of `logistic`, where a row drawn k times weighs c * k, and every optimum lies in the span of
-the rows: the samples share coordinates and Gram matrix (`newton_factors`), and all but the factors
-is computed for many of them together. Weights are the unknowns all along and gradients come from
-the rows, so a rounded direction costs steps, not accuracy. A sample leaves the batch when it is
-done; one that does not get to the tolerance is solved again by `logistic.solve_logistic`, alone, so
-that none ends worse than there.
+the rows: the samples share coordinates and Gram matrix. Newton steps are found for all samples at
+once by conjugate gradients (`newton_cg`) and, for samples that need too many of them, by a factor
+each (`newton_factors`). Weights are the unknowns all along and gradients come from the rows, so a
+rounded step costs further steps, not accuracy. A sample leaves the batch when it is done; one that
+does not get to the tolerance is solved again by `logistic.solve_logistic`, alone, so that none ends
+worse than there.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import expit
 
 from interp_steer.logistic import TOLERANCE, solve_logistic
+from interp_steer.newton_cg import NewtonSystems, row_dots, solve_systems
 from interp_steer.newton_factors import GramFactor, HessianFactor, SharedRows, newton_factor
 from interp_steer.newton_line import Lines, minimise
 from interp_steer.resamples import Resamples
@@ -25,6 +27,10 @@ _MAX_STEPS = 50
 """Steps before a sample is left to `solve_logistic`; ten are usual."""
 _BLOCK_BYTES = 128 * 2**20
 """Memory of the factors that are held at once."""
+_FEW = 32
+"""Dimensions below which a factor takes less time than any iteration."""
+_FORCING = (1e-3, 0.03)
+"""Least and largest tolerance of an iterated step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +74,21 @@ def solve_resamples(
         _Batch(shared, resamples, block, c=c).solve(found)
     for sample in np.flatnonzero(~found.converged).tolist():
         alone = solve_logistic(rows[resamples.drawn(sample)], resamples.labels(sample), c=c)
-        found.weights[sample] = alone.weights
-        found.intercepts[sample] = alone.intercept
+        found.weights[sample], found.intercepts[sample] = alone.weights, alone.intercept
         found.relative_gradients[sample] = alone.relative_gradient
     return found
 
 
 def _blocks(resamples: Resamples, *, rank: int) -> Iterator[Int[np.ndarray, "some"]]:
     """Samples whose factors fit into `_BLOCK_BYTES` together."""
-    sizes = 8 * np.minimum((resamples.counts > 0).sum(axis=1), rank) ** 2
-    block_of = np.cumsum(sizes) // _BLOCK_BYTES
+    block_of = np.cumsum(8 * _dimensions(resamples.counts, rank) ** 2) // _BLOCK_BYTES
     for block in np.unique(block_of):
         yield np.flatnonzero(block_of == block)
+
+
+def _dimensions(counts: Int[np.ndarray, "sample row"], rank: int) -> Int[np.ndarray, "sample"]:
+    """Of the factor of each sample."""
+    return np.minimum((counts > 0).sum(axis=1), rank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +133,7 @@ class _Batch:
         self.shared, self.samples, self.pulls = shared, samples, c * counts
         self.signs = np.where(resamples.is_aligned[samples], 1.0, -1.0)
         self.drawn = [np.flatnonzero(one) for one in counts]
+        self.is_factored = _dimensions(counts, shared.rows.shape[1]) < _FEW
         self.factors: dict[int, GramFactor | HessianFactor] = {}
 
     def solve(self, found: Optima) -> None:
@@ -178,28 +188,49 @@ class _Batch:
 
     def step(self, state: _State) -> _Step:
         """Newton's step of every sample, the intercept eliminated."""
-        rows = self.shared.rows
-        total = state.curvature.sum(axis=1)
+        rows, total = self.shared.rows, state.curvature.sum(axis=1)
         middle = state.curvature @ rows / total[:, None]
         pull = -state.residuals.sum(axis=1)
         gradient = state.gradient - pull[:, None] * middle
-        decisions = gradient @ rows.T
-        weights, pulls = np.zeros_like(gradient), np.zeros_like(decisions)
-        for place in range(len(state.of)):
-            factor = self.factor(state, place)
-            if isinstance(factor, GramFactor):
-                weights[place] = -gradient[place]
-                pulls[place, factor.drawn] = factor.pulls(decisions[place])
-            else:
-                weights[place] = factor.direction(gradient[place])
-        weights += pulls @ rows
-        intercepts = -pull / total - np.einsum("ij,ij->i", middle, weights)
+        weights = self.by_products(state, middle, gradient)
+        is_left = self.is_factored[state.of]
+        weights[is_left] = self.by_factors(state.only(is_left), gradient[is_left])
+        intercepts = -pull / total - row_dots(middle, weights)
         return _Step(
             weights=weights,
             intercepts=intercepts,
             margins=self.signs[state.of] * (weights @ rows.T + intercepts[:, None]),
-            slopes=np.einsum("ij,ij->i", state.gradient, weights) + pull * intercepts,
+            slopes=row_dots(state.gradient, weights) + pull * intercepts,
         )
+
+    def by_products(
+        self,
+        state: _State,
+        middle: Float[np.ndarray, "some rank"],
+        gradient: Float[np.ndarray, "some rank"],
+    ) -> Float[np.ndarray, "some rank"]:
+        """Steps by conjugate gradients; who needs too many iterations is factored from now on."""
+        weights, places = np.zeros_like(gradient), ~self.is_factored[state.of]
+        systems = NewtonSystems(rows=self.shared.rows, curvature=state.curvature, middles=middle)
+        tolerances = np.clip(np.sqrt(state.relative_gradients[places]), *_FORCING)
+        found = solve_systems(systems.only(places), -gradient[places], tolerances)
+        weights[places] = found.vectors
+        self.is_factored[state.of[places][~found.is_solved]] = True
+        return weights
+
+    def by_factors(
+        self, state: _State, gradient: Float[np.ndarray, "some rank"]
+    ) -> Float[np.ndarray, "some rank"]:
+        """Steps by a factor each."""
+        rows, weights = self.shared.rows, -gradient
+        decisions, pulls = gradient @ rows.T, np.zeros_like(state.margins)
+        for place in range(len(state.of)):
+            factor = self.factor(state, place)
+            if isinstance(factor, GramFactor):
+                pulls[place, factor.drawn] = factor.pulls(decisions[place])
+            else:
+                weights[place] = factor.direction(gradient[place])
+        return weights + pulls @ rows
 
     def factor(self, state: _State, place: int) -> GramFactor | HessianFactor:
         """A new factor, or below the tolerance, where curvature stands still, the last one."""
@@ -215,8 +246,8 @@ class _Batch:
             pulls=self.pulls[state.of],
             margins=state.margins,
             moves=step.margins,
-            ww=np.einsum("ij,ij->i", state.weights, state.weights),
-            wd=np.einsum("ij,ij->i", state.weights, step.weights),
-            dd=np.einsum("ij,ij->i", step.weights, step.weights),
+            ww=row_dots(state.weights, state.weights),
+            wd=row_dots(state.weights, step.weights),
+            dd=row_dots(step.weights, step.weights),
         )
         return minimise(lines, step.slopes, is_near=state.relative_gradients <= TOLERANCE)
