@@ -69,9 +69,7 @@ def states_of(cache: Any) -> list[torch.Tensor]:
     found = []
     for layer in cache.layers:
         if hasattr(layer, "conv_states"):
-            for states in (layer.conv_states, layer.recurrent_states):
-                # transformers 5.9 has one tensor, later versions some by name.
-                found += [states] if isinstance(states, torch.Tensor) else [*states.values()]
+            found += [*layer.conv_states.values(), *layer.recurrent_states.values()]
         else:
             found += [layer.keys, layer.values]
     return found
