@@ -23,10 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fuzz_outcomes
-from fuzz_artifacts import RUN_FILES, Artifact
+from fuzz_artifacts import RUN_FILES, Artifact, write_run
 from fuzz_damage import damage_bytes, damaged
 from fuzz_foreign import FOREIGN_FILES
 from fuzz_outcomes import outcome, shape_of
+from interp_steer.cli import main
 from interp_steer.errors import InterpSteerError, RunError, SteeringError
 from interp_steer.exchange.torch_files import read_torch, write_torch
 from interp_steer.files import (
@@ -194,19 +195,31 @@ class TestLittleThatStandsForMuch:
         return folder / "x.pt"
 
     @pytest.mark.parametrize(
-        "vector",
+        ("vector", "said"),
         [
-            torch.ones(1).expand(2**40),
-            torch.ones(1, dtype=torch.float64).expand(2**31),
-            torch.empty(4, device="meta"),
-            torch.ones(4).to_sparse(),
+            (torch.ones(1).expand(2**40), "got 1099511627776 numbers"),
+            (torch.ones(1, dtype=torch.float64).expand(2**31), "got 2147483648 numbers"),
+            (torch.empty(4, device="meta"), "a tensor without plain numbers .*meta"),
+            (torch.ones(4).to_sparse(), "a tensor without plain numbers .*sparse"),
         ],
         ids=["2^40 numbers", "2^31 numbers", "meta", "sparse"],
     )
-    def test_a_tensor_larger_than_its_file(self, tmp_path: Path, vector: torch.Tensor) -> None:
+    def test_a_tensor_larger_than_its_file(
+        self, tmp_path: Path, vector: torch.Tensor, said: str
+    ) -> None:
         path = self.lm_eval(tmp_path, steering_vector=vector)
-        with pytest.raises(SteeringError, match=r"expected a vector of numbers at 'layers\.1'"):
+        with pytest.raises(SteeringError, match=rf"a vector of numbers at 'layers\.1'.*{said}"):
             EVERY["lm-eval"].read(path)
+
+    def test_brackets_within_brackets(self, tmp_path: Path) -> None:
+        """Deep enough for Python's reader and too deep for what walks through the value."""
+        for levels, is_read in ((50, True), (101, False), (900, False), (100_000, False)):
+            (tmp_path / "x.json").write_text("[" * levels + "]" * levels)
+            if is_read:
+                read_json(tmp_path / "x.json")
+                continue
+            with pytest.raises(RunError, match=r"x\.json is damaged .* a deeply nested value"):
+                read_json(tmp_path / "x.json")
 
     @pytest.mark.parametrize("key", ["action", "steering_coefficient", "steering_vector", "bias"])
     def test_lists_that_share_their_parts(self, tmp_path: Path, key: str) -> None:
@@ -342,3 +355,35 @@ def test_text_of_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     for filters in (None, [("a", "!=", "b")]):
         with pytest.raises(RunError, match=r"x\.parquet is damaged or cut short"):
             read_table(path, filters=filters)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["select"],
+        ["trace", "--method", "sttp", "--prompt", "Is it?"],
+        ["export", "--format", "vllm", "--method", "sttp", "--out", "OUT/x.json"],
+        ["report", "--out", "OUT/x.html"],
+        ["sweep"],
+        ["rescore"],
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_commands_end_with_a_line_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], seed: int
+) -> None:
+    """On a run of which one file is damaged; the model that it names is not there either."""
+    run, rng = write_run(tmp_path).path, random.Random(seed)
+    names = ("manifest.json", "operating_points.json", "sweep/part-00000.parquet", "probes.json")
+    for name in names:
+        whole = (run / name).read_bytes()
+        kind = "parquet" if name.endswith("parquet") else "json"
+        (run / name).write_bytes(damaged(kind, whole, rng)[1])
+        arguments = [word.replace("OUT", str(tmp_path)) for word in command]
+        code = main([arguments[0], str(run), *arguments[1:], "--quiet"])
+        said = capsys.readouterr().err
+        assert code in (0, 1) and "Traceback" not in said
+        assert bool(said.strip()) == bool(code)
+        (run / name).write_bytes(whole)
