@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 
-from interp_steer import logistic_batch, newton_cg, planes
+from interp_steer import logistic, logistic_batch, newton_cg, planes
 from interp_steer.errors import ProbeError
 from interp_steer.logistic import Optimum, Span, solve_logistic
 from interp_steer.logistic_batch import Optima, solve_resamples
@@ -112,6 +112,23 @@ def test_every_sample_is_solved_as_if_alone(
     assert found.converged.all()
     for place in range(len(samples)):
         assert difference(found, place, alone(rows, samples, place, c=c)) < 1e-10
+
+
+def test_a_state_is_that_of_the_single_solver() -> None:
+    rows, is_aligned = made(20, 30)
+    rows = Span.of(rows).coordinates
+    samples = samples_of(is_aligned)
+    rng, n = np.random.default_rng(3), len(samples)
+    weights, intercepts = rng.normal(size=(n, rows.shape[1])) / 10, 9 * rng.normal(size=n)
+    batch = logistic_batch._Batch(SharedRows.of(rows), samples, np.arange(n), c=2.0)
+    state = batch.at(np.arange(n), weights, intercepts)
+    for place in range(n):
+        signs = np.where(samples.labels(place), 1.0, -1.0)
+        problem = logistic._Problem(rows=rows[samples.drawn(place)], signs=signs, c=2.0)
+        one = problem.at(weights[place], float(intercepts[place]))
+        assert state.relative_gradients[place] == pytest.approx(one.relative_gradient, rel=1e-12)
+        assert np.allclose(state.gradient[place], one.gradient, rtol=0, atol=1e-12)
+        assert state.curvature[place].sum() == pytest.approx(one.curvature.sum(), rel=1e-12)
 
 
 def test_repeated_rows_weigh_as_often_as_they_were_drawn() -> None:
@@ -230,6 +247,15 @@ def test_what_the_batch_cannot_solve_is_solved_alone(
     assert asked == samples.counts.sum(axis=1).tolist()
     assert found.converged.all()
     assert np.allclose(found.weights, wanted.weights, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("d", [8, 90])
+def test_the_single_solver_is_a_last_resort(d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(logistic_batch, "solve_logistic")
+    monkeypatch.setattr(logistic_batch, "_MAX_STEPS", 25)
+    rows, is_aligned = made(60, d, spread=6.0)
+    found = solve_resamples(Span.of(rows).coordinates, samples_of(is_aligned), c=10.0)
+    assert (found.relative_gradients < 1e-13).all()  # it goes on below the tolerance
 
 
 def test_what_nobody_can_solve_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
