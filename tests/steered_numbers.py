@@ -23,7 +23,7 @@ from interp_steer.steering import steer
 from interp_steer.tokens import TokenChunk
 from steering_cases import make_probes
 
-SETTINGS = GenerationSettings(max_new_tokens=12, temperature=1.0, top_p=0.95)
+SETTINGS = GenerationSettings(max_new_tokens=8, temperature=1.0, top_p=0.95)
 TEXTS = ("is it true", "tell me of the lion", "who are you and what do you want of me today")
 REPETITIONS = 3
 

@@ -13,10 +13,10 @@ from interp_steer.files import read_tensors
 ROOT = Path(__file__).resolve().parents[1]
 N_CALLS = 250
 """Of four generations each."""
-N_LEAKY = 80
+N_LEAKY = 60
 MEMORY = 8 << 20
 """Bytes that the process may grow by after its warm-up, for the allocator's sake: measured under
-4 MiB, all of it in the first 450 calls. A loss of 256 KiB a call over 60 calls is beyond it."""
+4 MiB, all of it in the first 450 calls. A loss of 256 KiB a call over 45 calls is beyond it."""
 NOISE = 1e-5
 """Relative difference of residuals between one thread and two: sums in another order. Measured
 2.5e-7; another token is off by 1."""
