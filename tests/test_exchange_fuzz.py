@@ -157,6 +157,25 @@ class TestHostileHeaders:
         with pytest.raises(SteeringError, match=said):
             read_gguf(path)
 
+    def test_tensors_that_share_their_bytes(self, tmp_path: Path) -> None:
+        """A hundred names for the same 4 KiB; of a gigabyte they would fill any memory."""
+        path, n, data = tmp_path / "x.gguf", 1024, bytes(4096)
+
+        def described(number: int) -> bytes:
+            name = f"direction.{number:04d}".encode()
+            head = struct.pack("<Q", len(name)) + name
+            return head + struct.pack("<IQIQ", 1, n, 0, 0)
+
+        for count, is_read in ((1, True), (100, False)):
+            body = self.head + struct.pack("<QQ", count, 0)
+            body += b"".join(described(number) for number in range(count))
+            path.write_bytes(body + bytes(-len(body) % 32) + data)
+            if is_read:
+                assert len(read_gguf(path).tensors) == 1
+                continue
+            with pytest.raises(SteeringError, match="expected tensors that do not overlap"):
+                read_gguf(path)
+
     def test_versions_and_other_files(self, tmp_path: Path) -> None:
         path = tmp_path / "x.gguf"
         for content, said in (
