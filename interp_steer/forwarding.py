@@ -150,6 +150,13 @@ class ChunkRunner(ModelRunner):
         """
         from interp_steer.kv_cache import appending_cache  # loads transformers
 
+        if "cache" in self._forward_options and "past_key_values" not in self._forward_options:
+            # Hugging Face's new name for it: the bridge's attention would look for the old one,
+            # find nothing, and see one token alone.
+            raise ModelError(
+                "this transformers is newer than TransformerLens can follow: it would lose the "
+                "key-value cache; install an older one: pip install 'transformers<5.24'"
+            )
         if "past_key_values" not in self._forward_options:
             raise ModelError(
                 f"{type(self.model).__name__} takes no key-value cache, so it cannot generate or "

@@ -324,16 +324,19 @@ def test_an_already_loaded_model_is_taken_as_it_is(tmp_path: Path) -> None:
     assert lm.n_ctx == N_CTX
 
 
-def test_a_model_without_a_key_value_cache_does_not_generate(tiny_lm: HookedLM) -> None:
+@pytest.mark.parametrize(
+    ("called", "said"),
+    [(set(), "takes no key-value cache"), ({"cache"}, r"pip install 'transformers<5\.24'")],
+)
+def test_a_model_without_a_key_value_cache_does_not_generate(
+    tiny_lm: HookedLM, monkeypatch: pytest.MonkeyPatch, called: set[str], said: str
+) -> None:
     runner = tiny_lm._runner
-    options = runner._forward_options
-    runner._forward_options = options - {"past_key_values"}
-    try:
-        with pytest.raises(ModelError, match="takes no key-value cache"):
-            tiny_lm.generate(
-                [TokenizedPrompt(token_ids=(8, 9), segments=(int(Segment.USER),) * 2)],
-                GenerationSettings(max_new_tokens=2),
-                sample_keys=["a"],
-            )
-    finally:
-        runner._forward_options = options
+    options = runner._forward_options - {"past_key_values"} | called
+    monkeypatch.setattr(runner, "_forward_options", options)
+    with pytest.raises(ModelError, match=said):
+        tiny_lm.generate(
+            [TokenizedPrompt(token_ids=(8, 9), segments=(int(Segment.USER),) * 2)],
+            GenerationSettings(max_new_tokens=2),
+            sample_keys=["a"],
+        )
