@@ -36,7 +36,7 @@ class NewtonSystems:
         moved = vectors @ self.rows.T
         moved -= row_dots(self.middles, vectors)[:, None]
         moved *= self.curvature
-        return vectors + moved @ self.rows - moved.sum(axis=1)[:, None] * self.middles
+        return vectors + moved @ self.rows  # the mean drops out: `moved` sums to zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
