@@ -83,13 +83,13 @@ def test_the_name_of_a_trace_is_a_plain_file_name(
     assert re.fullmatch(r"[a-z0-9_.+-]+", name) and name[0] in "s"
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_variant_is_kept_under_a_plain_name_alone(tmp_path: Path, name: str) -> None:
+def test_a_variant_is_kept_under_a_plain_name_alone(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     before = tree(tmp_path)
-    variant = Variant(name=name, selection=Selection(), threshold=None, target=None, fired={})
-    with pytest.raises(ExplorerError, match="a variant's name starts with a letter or digit"):
-        keep_variant(run, variant)
+    for name in HOSTILE:
+        variant = Variant(name=name, selection=Selection(), threshold=None, target=None, fired={})
+        with pytest.raises(ExplorerError, match="a variant's name starts with a letter or digit"):
+            keep_variant(run, variant)
     assert tree(tmp_path) == before
 
 
@@ -111,9 +111,8 @@ def test_a_cell_of_such_a_threat_is_refused(threat: str) -> None:
         Cell(side="aligned", threat=threat)
 
 
-@pytest.mark.parametrize("place", [*HOSTILE[:3], "/dev/zero", "sweep/../../x", "//dev/zero"])
 @pytest.mark.parametrize("entry", ["inputs", "absent", "tables"])
-def test_a_sidecar_leads_nobody_out_of_the_run(tmp_path: Path, place: str, entry: str) -> None:
+def test_a_sidecar_leads_nobody_out_of_the_run(tmp_path: Path, entry: str) -> None:
     """/dev/zero would be hashed for ever."""
     run = write_run(tmp_path)
     (run.analyses_folder / "cells.parquet").write_bytes(b"x")
@@ -121,9 +120,11 @@ def test_a_sidecar_leads_nobody_out_of_the_run(tmp_path: Path, place: str, entry
     sidecar = run.analyses_folder / "cells.json"
     atomic_write_json(sidecar, said)
     assert why_due(run, "cells") is None  # the control
-    said[entry] = {place: "x"} if entry == "inputs" else [place]
-    atomic_write_json(sidecar, said)
-    assert why_due(run, "cells") in ("made from files that are not the run's", "not made yet")
+    refusals = ("made from files that are not the run's", "not made yet")
+    for place in (*HOSTILE[:3], "/dev/zero", "sweep/../../x", "//dev/zero"):
+        changed = {entry: {place: "x"} if entry == "inputs" else [place]}
+        atomic_write_json(sidecar, said | changed)
+        assert why_due(run, "cells") in refusals, place
 
 
 def test_a_device_behind_a_link_is_no_input(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class TestFindings:
 
     @pytest.fixture
     def artifact(self, tmp_path: Path) -> tuple[Artifact, Path]:
-        artifact = EVERY["residuals"]
+        artifact = EVERY["steering.safetensors"]
         return artifact, artifact.write(tmp_path)
 
     @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ class TestLittleThatStandsForMuch:
             line = "{" + ", ".join(f'"k{i}": 1' for i in range(30_000)) + "}"
         else:
             record = {"turns": ["x"]}
-            line = "\n".join(json.dumps(record | {"question_id": i}) for i in range(10_000))
+            line = "\n".join(json.dumps(record | {"question_id": i}) for i in range(4_000))
             line = f"{line}\n{line}"
         path.write_text(line + "\n", encoding="utf-8")
         started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ def is_slow(node: ast.ClassDef | ast.FunctionDef) -> bool:
     return any("mark.slow" in ast.unparse(one) for one in node.decorator_list)
 
 
-def names_in(source: str) -> dict[str, bool]:
+@cache
+def names_in(path: Path) -> dict[str, bool]:
     """Tests of a file, as pytest names them after the file; whether each is slow."""
-    found, body = {}, ast.parse(source).body
+    if not path.exists():
+        return {}
+    found, body = {}, ast.parse(path.read_text(encoding="utf-8")).body
     whole = any(isinstance(n, ast.Assign) and "mark.slow" in ast.unparse(n) for n in body)
     for node in body:
         if isinstance(node, ast.FunctionDef):
@@ -42,8 +46,7 @@ def broken(page: str) -> list[str]:
             wrong.append(f"{promise}: no test, or one that cannot be read")
         for name, slow in named:
             file, _, test = name.partition("::")
-            path = TESTS / file
-            there = names_in(path.read_text(encoding="utf-8")) if path.exists() else {}
+            there = names_in(TESTS / file)
             if test not in there:
                 wrong.append(f"{name} does not exist")
             elif there[test] != bool(slow):
