@@ -320,6 +320,20 @@ class TestReadability:
             top = max(one.auroc for one in null)
             assert (found["auroc"].interval.low > top) is is_readable
 
+    def test_every_null_draw_is_fitted_to_its_own_labels(self) -> None:
+        from interp_steer.analysis.readability_intervals import null_readability
+        from interp_steer.readability import make_folds, readability
+
+        rows, is_aligned, names = self.planted(1.0, 12)
+        folds = make_folds((names[:12], names[12:]), n_folds=3)
+        how = {"method": "logistic", "c": 1.0}
+        null = null_readability(rows, is_aligned, names, folds, n_draws=4, seed=1, **how)
+        assert null_readability(rows, is_aligned, names, folds, n_draws=0, seed=1, **how) == []
+        for draw, found in enumerate(null):
+            labels = swapped_labels(is_aligned, names, draw=draw, seed=1)
+            margins = layer_margins(rows, labels, folds, **how)
+            assert found.cohens_d == pytest.approx(readability(margins, labels).cohens_d)
+
     def test_intervals_contain_resampled_values(self) -> None:
         rows, is_aligned, names = self.planted(1.0)
         margins, boot = rows[:, 0] - 0.5, ClusterBootstrap(names)
@@ -460,6 +474,20 @@ class TestStability:
         assert set(halves["n_scenarios"]) == {3}
         assert (halves["method"] == halves["other_method"]).all()
         assert found["random_cosine"].iloc[0] == pytest.approx(32**-0.5)
+
+    def test_subsets_share_a_span_and_get_the_directions_of_their_own(self) -> None:
+        from interp_steer.analysis.direction_fits import directions
+        from interp_steer.logistic import fit_logistic
+
+        rng = np.random.default_rng(3)
+        rows, is_aligned = rng.normal(size=(30, 50)) + 5, np.arange(30) < 15
+        kept = rng.random((4, 30)) < 0.5
+        kept[1] = is_aligned
+        found = directions(rows, is_aligned, kept, method="logistic", c=2.0)
+        assert not found[1].any()  # one side alone
+        for place in (0, 2, 3):
+            w = fit_logistic(rows[kept[place]], is_aligned[kept[place]], c=2.0).weights
+            assert np.allclose(found[place], w / np.linalg.norm(w), rtol=0, atol=1e-12)
 
     def test_a_planted_direction_is_stable_and_noise_is_not(self) -> None:
         from interp_steer.analysis.direction_fits import layer_agreements
