@@ -8,8 +8,8 @@
   they pin, in processes of their own that take turns with this one (`peer_packages`; CPU alone).
 
 Additive steering (SwFC) is what every package does; gated steering (StTP) the others can only do by
-a hook of one's own, as here. At batch 1, 16 and 128, prompts of one length, no token stops a
-response. Greedy tokens of all three must agree before any time is taken.
+an operator or a hook of one's own, as here. At the batches of `generation`, prompts of one length,
+no token stops a response. Greedy tokens of all must agree before any time is taken.
 
 Command: python -m benchmarks hooks [--device cuda] [--quick]. Takes about five minutes on two idle
 cores.
@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.generation import BATCHES, check_agreement, unstopped
+from benchmarks.generation import batches, check_agreement, unstopped
 from benchmarks.peer_packages import PYTHON, PeerProcess, peer_processes
 from benchmarks.peers import plain_edit
 from benchmarks.ratios import (
@@ -139,7 +139,7 @@ def measure(options: Options) -> list[Ratio]:
             for kind, (method, alpha) in STEERED.items():
                 layer = work.study.lm.n_layers // 2
                 cell = steered_cell(method=method, layer=layer, alpha=alpha, scope="all")
-                for n_rows in BATCHES[:2] if options.quick else BATCHES:
+                for n_rows in batches(work, options):
                     steered = Steered(
                         work=work,
                         cell=cell,
