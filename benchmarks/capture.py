@@ -72,10 +72,10 @@ class Compared:
     way: str
     """One of `WAYS`."""
     n_rows: int
-    """Prompts of a batch."""
+    """Prompts of a batch, at most those that are timed."""
 
 
-CACHED = Compared(claim="capture_memory_vs_cache", way="cached", n_rows=112)
+CACHED = Compared(claim="capture_memory_vs_cache", way="cached", n_rows=128)
 RETURNED = Compared(claim="capture_memory_vs_return_cache", way="returned", n_rows=1)
 
 
@@ -238,7 +238,8 @@ def check_same_means(capture: Capture) -> float:
 
 
 def _memory(work: Workload, compared: Compared, n_tokens: int, options: Options) -> Ratio:
-    ways, n_rows = ("plain", "pooled", compared.way), compared.n_rows
+    ways = ("plain", "pooled", compared.way)
+    n_rows = min(compared.n_rows, max(batches(work, options)))
     peaks = {
         way: [_peak(work, way, n_rows, n_tokens) for _ in range(min(3, options.runs))]
         for way in ways
