@@ -312,7 +312,12 @@ def _artifacts(run: Run) -> list[str]:
 
 
 def _content(run: Run, place: str) -> bytes:
-    return (run.path / place).read_bytes()
+    content = (run.path / place).read_bytes()
+    if not place.endswith(".safetensors"):
+        return content
+    # safetensors writes the entries of its header's metadata in any order.
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
 
 
 STUB = '''
