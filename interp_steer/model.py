@@ -22,7 +22,7 @@ from interp_steer.attached_hooks import LayerHooks
 from interp_steer.chat_template import ChatOptions, system_role
 from interp_steer.errors import ModelError
 from interp_steer.generation import StopRule, sample_responses
-from interp_steer.model_identity import model_identity, weight_hash, weights_stamp
+from interp_steer.model_identity import WeightHash, model_identity
 from interp_steer.model_loading import load_bridge
 from interp_steer.placement import DtypeName, Placement
 from interp_steer.runners import ModelRunner
@@ -98,7 +98,7 @@ class HookedLM:
         self.revision = revision
         self.chat = chat or ChatOptions()
         self._told = False
-        self._hashed: tuple[Any, str] | None = None
+        self._weights = WeightHash()
 
     @classmethod
     def load(
@@ -376,7 +376,7 @@ class HookedLM:
         return model_identity(
             self.tokenizer,
             name=self.model_id,
-            weights=self._weight_hash(),
+            weights=self._weights.of(self._runner.model),
             config=self._runner.config_hash(),
             dtype=self.dtype,
             revision=self.revision,
@@ -389,13 +389,6 @@ class HookedLM:
     def weight_processing(self) -> str:
         """What TransformerLens folded or centred on loading; "none" for weights as trained."""
         return self._runner.weight_processing
-
-    def _weight_hash(self) -> str:
-        """Hash the weights once, and again if they were changed (processed, for instance)."""
-        stamp = weights_stamp(self._runner.model)
-        if self._hashed is None or self._hashed[0] != stamp:
-            self._hashed = (stamp, weight_hash(self._runner.model))
-        return self._hashed[1]
 
     def fresh_runner(self) -> ModelRunner:
         """Return what calls the same model with nothing attached to it.

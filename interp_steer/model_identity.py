@@ -112,14 +112,27 @@ def is_centred(written: Float[Tensor, "row d_model"]) -> bool:
     )
 
 
-def weights_stamp(model: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Return what changes when a parameter is replaced, or written by other than inference code."""
-    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
-
-
 def weight_hash(model: nn.Module) -> str:
     """Hash over names, shapes, dtypes and bits of all parameters, in the order of names."""
     return _sha256(_weight_bytes(model))
+
+
+class WeightHash:
+    """`weight_hash` of one model, found once, and again if its weights were changed."""
+
+    def __init__(self) -> None:
+        self._stamp: tuple[tuple[int, int], ...] = ()
+        self._hash = ""
+
+    def of(self, model: nn.Module) -> str:
+        """Return the hash."""
+        # What changes when a parameter is replaced, or written by other than inference code.
+        stamp = tuple(
+            (p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()
+        )
+        if not self._hash or self._stamp != stamp:
+            self._stamp, self._hash = stamp, weight_hash(model)
+        return self._hash
 
 
 def config_hash(config: Any) -> str:

@@ -34,6 +34,7 @@ from interp_steer.study import Sources, start_study, versions
 from interp_steer.suites.multi_turn import run_multi_turn
 from interp_steer.sweep_stage import select, sweep
 from interp_steer.trace_stage import trace_examples, trace_name
+from planted import Planted, makes_folder
 from study_cases import SAMPLING, SWEEP, WordJudge, scenarios
 from suite_cases import subject
 
@@ -260,16 +261,6 @@ def test_the_tensors_of_a_hostile_archive_are_read_as_numbers(tmp_path: Path) ->
 # ---------------------------------------------------------------- models
 
 
-class Planted:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (Path.touch, (self.place,))  # pyright: ignore[reportReturnType]
-
-
 class TestCodeInAModel:
     def test_python_beside_the_weights_is_not_run(self, tmp_path: Path, tiny_dir: Path) -> None:
         model, ran = tmp_path / "model", tmp_path / "ran"
@@ -296,5 +287,4 @@ class TestCodeInAModel:
         with pytest.raises(ModelError, match="a pickle that holds more than tensors"):
             HookedLM.load(model)
         assert not ran.exists()
-        torch.load(model / "pytorch_model.bin", weights_only=False)
-        assert ran.exists()  # the control: read otherwise, it runs
+        assert makes_folder(model / "pytorch_model.bin", ran)  # the control: it is armed
