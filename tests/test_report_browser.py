@@ -541,11 +541,14 @@ class TestThePage:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", paper))) < 150) is dark
-        # Axis labels are drawn in the theme's ink, on its paper.
-        ink = page.evaluate(
-            "getComputedStyle(document.querySelector('#sweep-chart .xtick text')).fill"
+        # Axis labels are drawn in the theme's ink, on its paper; a page hears of a new theme at its
+        # next frame and draws its figures then.
+        label = "document.querySelector('#sweep-chart .xtick text')"
+        ink = f"getComputedStyle({label}).fill.match(/\\d+/g).slice(0, 3)"
+        until(
+            page,
+            f"({ink}.reduce((sum, part) => sum + Number(part), 0) > 500) === {str(dark).lower()}",
         )
-        assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 500) is dark
 
     def test_the_theme_can_be_turned_over(self, page: Any) -> None:
         page.emulate_media(color_scheme="dark")
