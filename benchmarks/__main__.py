@@ -30,7 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("interp_steer").setLevel(logging.WARNING)
     runs = given.runs or (1 if given.quick else 5)
-    options = Options(device=given.device, runs=runs, quick=given.quick)
+    options = Options(
+        device=given.device,
+        runs=runs,
+        seconds=0.0 if given.quick else given.seconds,
+        quick=given.quick,
+    )
     try:
         scripts = chosen(given.names)
         found = [ratio for script in scripts for ratio in script.measure(options)]
@@ -48,7 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument("names", nargs="*", help="scripts to run, e.g. sweep; all by default")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
-    parser.add_argument("--runs", type=int, help="paired runs behind each ratio (5; quick: 1)")
+    parser.add_argument(
+        "--runs", type=int, help="paired runs behind each ratio, at least (5; quick: 1)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="more runs where turns are short (60)"
+    )
     parser.add_argument("--quick", action="store_true", help="smoke test: tiny, nothing written")
     parser.add_argument("--out", type=Path, help="folder of the result file; benchmarks/results")
     return parser

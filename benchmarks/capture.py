@@ -199,6 +199,7 @@ def _times(capture: Capture, options: Options) -> list[Ratio]:
     rates = interleaved(
         {name: lambda way=way: float(len(way())) for name, way in ways.items()},
         runs=options.runs,
+        seconds=options.seconds,
         device=options.device,
     )
     tokens = capture.settings.max_new_tokens

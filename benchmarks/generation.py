@@ -132,7 +132,9 @@ def _overheads(batch: Batch, options: Options) -> list[Ratio]:
     for name, contestant in contestants.items():  # also warms every path up
         if (made := contestant()) != wanted:
             raise BenchmarkError(f"{name} was to make {wanted} tokens and made {made:.0f}")
-    rates = interleaved(contestants, runs=options.runs, device=options.device)
+    rates = interleaved(
+        contestants, runs=options.runs, seconds=options.seconds, device=options.device
+    )
     case = f"{batch.work.name}, batch {batch.n_rows}, {batch.settings.max_new_tokens} tokens"
 
     def overhead(claim: str, of: str, limit: str, goal: Goal, note: str = "") -> Ratio:

@@ -190,7 +190,9 @@ def _against(steered: Steered, kind: str, options: Options) -> list[Ratio]:
     for name, make in contestants.items():  # warms every path up
         if (made := make()) != wanted:
             raise BenchmarkError(f"{name} was to make {wanted} tokens and made {made:.0f}")
-    rates = interleaved(contestants, runs=options.runs, device=options.device)
+    rates = interleaved(
+        contestants, runs=options.runs, seconds=options.seconds, device=options.device
+    )
     case = (
         f"{steered.work.name}, {kind}, batch {len(steered.scenarios)}, "
         f"{steered.settings.max_new_tokens} tokens"

@@ -7,6 +7,7 @@ this hour, and nothing about another machine.
 """
 
 import gc
+import itertools
 import math
 import os
 import platform
@@ -38,7 +39,9 @@ class Options:
     device: str = "cpu"
     """Where models run."""
     runs: int = 5
-    """Paired runs behind each ratio."""
+    """Paired runs behind each ratio, at least."""
+    seconds: float = 0.0
+    """Time spent on the runs behind a ratio, at least: where turns are short there are more."""
     quick: bool = False
     """A smoke test: tiny sizes, numbers that mean nothing."""
 
@@ -161,6 +164,7 @@ def interleaved(
     contestants: Mapping[str, Contestant],
     *,
     runs: int,
+    seconds: float = 0.0,
     device: str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
@@ -171,12 +175,16 @@ def interleaved(
 
     Args:
         contestants: by name.
-        runs: turns of each.
+        runs: turns of each, at least.
+        seconds: of all turns together, at least; a run that has begun is finished.
         device: a GPU's queue is emptied before the clock is read.
         clock: seconds, rising.
     """
     names, rates = list(contestants), {name: [] for name in contestants}
-    for run in range(runs):
+    spent = 0.0
+    for run in itertools.count():
+        if run >= runs and spent >= seconds:
+            break
         first = run % len(names)
         for name in (*names[first:], *names[:first]):
             gc.collect()
@@ -184,7 +192,9 @@ def interleaved(
             started = clock()
             units = contestants[name]()
             _finish(device)
-            rates[name].append(units / (clock() - started))
+            took = clock() - started
+            spent += took
+            rates[name].append(units / took)
     return rates
 
 

@@ -121,7 +121,7 @@ def _curve(
     for run in contestants.values():
         run()
     counted = {str(n): _counting(run) for n, run in contestants.items()}
-    rates = interleaved(counted, runs=options.runs, device=options.device)
+    rates = interleaved(counted, runs=options.runs, seconds=options.seconds, device=options.device)
     return [
         measured(
             claim,

@@ -120,6 +120,22 @@ def test_contestants_take_turns_and_rates_are_units_a_second() -> None:
     assert rates == {"a": [5.0] * 3, "b": [2.5] * 3}
 
 
+def test_short_turns_are_repeated_until_the_time_is_spent() -> None:
+    now = [0.0]
+
+    def contestant() -> float:
+        now[0] += 2.0
+        return 10.0
+
+    def of(runs: int, seconds: float) -> int:
+        both = {"a": contestant, "b": contestant}
+        rates = interleaved(both, runs=runs, seconds=seconds, clock=lambda: now[0])
+        assert rates["a"] == rates["b"] == [5.0] * len(rates["a"])
+        return len(rates["a"])
+
+    assert [of(2, 0.0), of(2, 8.0), of(2, 9.0), of(2, 41.0)] == [2, 2, 3, 11]
+
+
 class TestRecords:
     def test_a_record_has_the_documented_keys_and_fits(self) -> None:
         record = json.loads(json.dumps(ratio().as_record()))
