@@ -70,9 +70,13 @@ def address(page: Any) -> dict[str, str]:
 
 def until(page: Any, script: str, arg: Any = None) -> None:
     """Until `script` holds; asked from outside, since the page's own policy forbids `eval`."""
+    patiently(page, lambda: page.evaluate(script, arg), f"{script} {arg}")
+
+
+def patiently(page: Any, condition: Callable[[], Any], what: str) -> None:
     end = time.monotonic() + PATIENCE / 1000
-    while not page.evaluate(script, arg):
-        assert time.monotonic() < end, f"never true: {script} {arg}"
+    while not condition():
+        assert time.monotonic() < end, f"never true: {what}"
         page.wait_for_timeout(50)
 
 
@@ -229,6 +233,30 @@ class TestBoundary:
         # The figure followed: its first shape stands where the threshold is.
         place = "document.querySelector('#boundary-histograms .js-plotly-plot').layout.shapes[0].x0"
         until(page, f"moved => Math.abs({place} - moved) < 1e-4", arg=moved)
+
+    def test_a_zoom_undoes_nothing(self, visit: Open) -> None:
+        """What was asked for and is not answered yet stays asked for, what was said stays said."""
+        page, held = visit("?view=boundary&method=sttp&layer=99"), []
+        drawn(page, "boundary-histograms")
+        page.wait_for_selector("#notes .message")
+
+        def hold(route: Any) -> None:
+            if "threshold.value" in route.request.post_data_json["changedPropIds"]:
+                held.append(route)
+            else:
+                route.fallback()
+
+        page.route("**/_dash-update-component*", hold)
+        page.fill("#threshold", "0.5")
+        page.press("#threshold", "Enter")
+        patiently(page, lambda: held, "the question is asked")
+        figure = "document.querySelector('#boundary-histograms .js-plotly-plot')"
+        page.evaluate(f"Plotly.relayout({figure}, {{'xaxis.range': [-1, 1]}}).then(() => null)")
+        page.wait_for_timeout(500)  # time for an answer that should not come
+        assert "a layer with a probe" in page.inner_text("#notes")
+        (asked,) = held
+        asked.fallback()
+        wait_for_address(page, threshold="0.5")
 
     def test_a_target_sets_the_coefficient_and_the_curve_follows(
         self, run: Run, visit: Open
@@ -439,6 +467,14 @@ class TestCompare:
         with zipfile.ZipFile(Path(waiting.value.path())) as archive:
             names = {re.sub(r".*/", "", name) for name in archive.namelist()}
         assert names == {"steering.json", "steering.safetensors", "load_it.py"}
+
+    def test_a_link_keeps_its_scenario(self, run: Run, visit: Open) -> None:
+        scenario = Library(run.path).view("honesty").stored.swept_scenarios[1]
+        page = visit(f"?view=compare&scenario={scenario}")
+        drawn(page, "compare-frontier")
+        shown = "document.querySelector('#compare-scenario').innerText"
+        until(page, f"wanted => {shown}.includes(wanted)", arg=scenario)
+        assert address(page)["scenario"] == scenario
 
     def test_another_configuration_joins_and_stays_in_the_address(self, visit: Open) -> None:
         page = visit("?view=compare&method=swfc&layer=0&alpha=1&scope=response")

@@ -47,6 +47,8 @@ _VALUES = (
     "compare-scenario",
 )
 """Controls whose value is part of the selection."""
+_FILLED_LATER = ("sample", "compared", "compare-scenario")
+"""Lists of those that a view fills when it is drawn."""
 _CLICKS = (*(f"view-{view}" for view in VIEWS), "reset-threshold", "add-selected")
 """Buttons that change the selection."""
 
@@ -173,8 +175,8 @@ def _event(values: dict[str, Any]) -> Event:
         return Event(source="jump", value=source)
     if source in layers_view.GRAPHS:
         return Event(source="click", value=values["clicks"][layers_view.GRAPHS.index(source)])
-    if source == boundary_view.HISTOGRAMS:
-        return Event(source="relayout", value=values["relayout"])
+    if source == boundary_view.MOVED:
+        return Event(source="relayout", value=values["moved"])
     return Event(source=source, value=values.get(source))
 
 
@@ -202,21 +204,25 @@ def _register_selection(app: Dash, library: Library) -> None:
             "clicks": [
                 Input(name, "clickData", allow_optional=True) for name in layers_view.GRAPHS
             ],
-            "relayout": Input(boundary_view.HISTOGRAMS, "relayoutData", allow_optional=True),
+            "moved": Input(boundary_view.MOVED, "data"),
             "jumps": Input({"type": tokens_view.JUMP, "sample": ALL, "pos": ALL}, "n_clicks"),
         },
-        state={"stored": State(SELECTION, "data")},
+        state={
+            "stored": State(SELECTION, "data"),
+            "options": {name: State(name, "options") for name in _FILLED_LATER},
+        },
     )
     def select(
         url: str | None,
         values: dict[str, Any],
         buttons: list[int | None],  # noqa: ARG001 - which one it was says the context
         clicks: list[Any],
-        relayout: Any,
+        moved: Any,
         jumps: list[int | None],
         stored: dict[str, Any] | None,
+        options: dict[str, list[Any] | None],
     ) -> dict[str, Any]:
-        event = _event({**values, "url": url, "clicks": clicks, "relayout": relayout})
+        event = _event({**values, "url": url, "clicks": clicks, "moved": moved})
         is_first = stored is None
         if event.source == "jump" and not any(jumps):
             return _nothing()
@@ -227,17 +233,11 @@ def _register_selection(app: Dash, library: Library) -> None:
             event.source == "url" and (url or "") == now.to_query()
         ):
             return _nothing()
+        if event.source in options and not options[event.source]:
+            # A list without options drops its value by itself; it gets it again.
+            return _outputs(library, now, (), url=url, was=stored) | {"notes": no_update}
         parsed = next_selection(library, now, event)
         return _outputs(library, parsed.selection, parsed.notes, url=url, was=stored)
-
-
-def _is_idle(event: Event, now: Selection) -> bool:
-    """Whether an event asks for nothing: an emptied list, a zoom, the address just written."""
-    if event.source == "variants":
-        return not event.value
-    if event.source == "relayout":
-        return not boundary_view.dragged(event.value)
-    return event.source == "url" and (event.value or "") == now.to_query()
 
 
 def _nothing() -> dict[str, Any]:

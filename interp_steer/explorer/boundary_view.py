@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from interp_steer.errors import InterpSteerError
@@ -52,6 +52,8 @@ from interp_steer.plots.transfer import (
 from interp_steer.specs import LayerSteering
 
 HISTOGRAMS, TRANSFER = "boundary-histograms", "boundary-transfer"
+MOVED = "boundary-moved"
+"""Store: plotly's relayout event that moved a line of the first figure."""
 N_PLACES = 401
 
 
@@ -91,6 +93,7 @@ def layout() -> list[Any]:
         ),
         html.Div(id="variant-message", role="status"),
         html.Div(id="boundary-body"),
+        dcc.Store(id=MOVED),
     ]
 
 
@@ -261,6 +264,12 @@ def dragged(relayout: dict[str, Any] | None) -> dict[str, float]:
 
 def register(app: Dash, library: Library) -> None:
     """Answer every change of the selection; keep and list variants."""
+    app.clientside_callback(
+        ClientsideFunction("interpSteer", "moved"),
+        Output(MOVED, "data"),
+        Input(HISTOGRAMS, "relayoutData"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         Output("boundary-body", "children"),

@@ -10,6 +10,14 @@
   const DRAWN_AFTER = 150; // milliseconds until a row that was scrolled to can be flashed
 
   const { theme, page } = window.interpSteerPage; // of ahead.js
+  // A figure says every zoom and every change of its size. Only a moved line asks for something: a
+  // question to the server makes Dash forget the answer to the one before it.
+  function moved(relayout) {
+    const isLine = Object.keys(relayout || {}).some((name) => name.startsWith("shapes["));
+    return isLine ? relayout : window.dash_clientside.no_update;
+  }
+  window.dash_clientside = Object.assign({}, window.dash_clientside, { interpSteer: { moved } });
+
   let told = "";
   function tell() {
     const now = page();
