@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE = 120_000
+"""Milliseconds for a launch, a page or an action: cores may be shared."""
 ARGUMENTS = ("--disable-gpu", "--disable-background-networking")
 LOCAL = ("file://", "data:", "blob:", "about:")
 
@@ -68,6 +70,7 @@ class Browser:
             viewport={"width": width, "height": height},
             color_scheme="dark" if dark else "light",
         )
+        context.set_default_timeout(PATIENCE)
         opened = Opened(page=context.new_page())
 
         def route(route: Any) -> None:
@@ -102,7 +105,7 @@ def browser() -> Iterator[Browser]:
     as_root = ("--no-sandbox",) if os.geteuid() == 0 else ()
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(
-            executable_path=chromium_path(), args=[*ARGUMENTS, *as_root]
+            executable_path=chromium_path(), args=[*ARGUMENTS, *as_root], timeout=PATIENCE
         )
         yield Browser(chromium=chromium)
         chromium.close()

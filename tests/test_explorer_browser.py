@@ -25,6 +25,7 @@ from interp_steer.explorer.selection import Selection
 from interp_steer.explorer.server import ExplorerServer
 from interp_steer.explorer.token_panes import pane_frame
 from interp_steer.explorer.tokens_view import shown_panes
+from interp_steer.files import atomic_write_bytes
 from interp_steer.model import GenerationStep, HookedLM
 from interp_steer.plots.rendering import missing_renderer
 from interp_steer.plots.style import number
@@ -184,6 +185,7 @@ class TestLayers:
 
 class TestBoundary:
     QUERY = "?view=boundary&method=sttp&layer=1&alpha=2&scope=all"
+    SAYS = "text => document.querySelector('#boundary-numbers caption').innerText.includes(text)"
 
     def numbers(self, run: Run, **values: Any) -> list[str]:
         view = Library(run.path).view("honesty")
@@ -202,7 +204,7 @@ class TestBoundary:
         page.fill("#threshold", "0.5")
         page.press("#threshold", "Enter")
         wait_for_address(page, threshold="0.5")
-        until(page, "document.querySelector('#boundary-numbers').innerText.includes('0.5')")
+        until(page, self.SAYS, arg="threshold 0.5")
         assert self.shown(page) == self.numbers(run, alpha=2.0, threshold=0.5)
         page.click("#reset-threshold")
         until(page, "!new URLSearchParams(location.search).has('threshold')")
@@ -210,6 +212,8 @@ class TestBoundary:
     def test_dragging_the_threshold_does_the_same(self, run: Run, visit: Open) -> None:
         page = visit(self.QUERY)
         drawn(page, "boundary-histograms")
+        figure = "document.querySelector('#boundary-histograms .js-plotly-plot')"
+        until(page, f"{figure}._fullLayout.width === {figure}.clientWidth")  # it has its size
         page.wait_for_timeout(500)
         line = page.locator('#boundary-histograms .shape-group[data-index="0"] path').first
         line.scroll_into_view_if_needed()
@@ -224,11 +228,7 @@ class TestBoundary:
         moved = float(address(page)["threshold"])
         probe = Library(run.path).view("honesty").source.probe_layer(1)
         assert moved > probe.boundary
-        until(
-            page,
-            "text => document.querySelector('#boundary-numbers caption').innerText.includes(text)",
-            arg=f"threshold {number(moved)}",
-        )
+        until(page, self.SAYS, arg=f"threshold {number(moved)}")
         assert self.shown(page) == self.numbers(run, alpha=2.0, threshold=moved)
         # The figure followed: its first shape stands where the threshold is.
         place = "document.querySelector('#boundary-histograms .js-plotly-plot').layout.shapes[0].x0"
@@ -335,16 +335,20 @@ class TestTokens:
             '#token-grid .ag-header-cell[col-id="projection_before"] .ag-header-cell-label'
         ).click()
         page.wait_for_selector('#token-grid .ag-header-cell[aria-sort="ascending"]')
-        # Rows stand in the document in the order they were made; their index says where they are.
-        shown = page.evaluate(
-            """() => [...document.querySelectorAll('#token-grid .ag-row')]
-                .map(row => [Number(row.getAttribute('row-index')),
-                    row.querySelector('[col-id="projection_before"]')])
-                .filter(([, cell]) => cell).sort((a, b) => a[0] - b[0])
-                .map(([, cell]) => cell.textContent)"""
-        )
-        values = [float(cell.replace("−", "-")) for cell in shown]
-        assert len(values) > 3 and values == sorted(values)
+
+        def values() -> list[float]:
+            """Rows stand in the document in the order they were made; their index says where."""
+            shown = page.evaluate(
+                """() => [...document.querySelectorAll('#token-grid .ag-row')]
+                    .map(row => [Number(row.getAttribute('row-index')),
+                        row.querySelector('[col-id="projection_before"]')])
+                    .filter(([, cell]) => cell).sort((a, b) => a[0] - b[0])
+                    .map(([, cell]) => cell.textContent)"""
+            )
+            return [float(cell.replace("−", "-")) for cell in shown]
+
+        # The heading is marked before the rows have moved.
+        patiently(page, lambda: len(values()) > 3 and values() == sorted(values()), "sorted")
 
     @pytest.mark.parametrize("kind", ["csv", "parquet", "html"])
     def test_exports_hold_what_is_shown(self, run: Run, visit: Open, kind: str) -> None:
@@ -412,15 +416,20 @@ class TestLive:
         assert panes.nth(0).locator(".tok.fired").count() == 0
         assert panes.nth(1).locator(".tok.fired").count() == panes.nth(1).locator(".tok").count()
         page.wait_for_selector("#token-grid .ag-row")
+        # A flash lasts half a second, so it is noted and not looked for.
+        page.evaluate(
+            """() => {
+                window.flashed = [];
+                new MutationObserver(() => document
+                    .querySelectorAll('#token-grid .ag-cell-data-changed[col-id="pos"]')
+                    .forEach(cell => window.flashed.push(cell.innerText))
+                ).observe(document.getElementById('token-grid'),
+                    {subtree: true, childList: true, attributeFilter: ['class']});
+            }"""
+        )
         last = panes.nth(1).locator(".tok").last
         last.click()
-        until(
-            page,
-            """pos => Array.from(
-                document.querySelectorAll('#token-grid .ag-cell-data-changed[col-id="pos"]')
-            ).some(cell => cell.innerText === pos)""",
-            arg=last.get_attribute("data-pos"),
-        )
+        until(page, "pos => window.flashed.includes(pos)", arg=last.get_attribute("data-pos"))
         page.click("#live-map")
         page.wait_for_selector("#token-map .heatmaplayer")
         with page.expect_download() as waiting:
@@ -461,7 +470,9 @@ class TestCompare:
         page.wait_for_selector("#compare-panes .pane")
         assert page.locator("#compare-panes .pane").count() == 3
         drawn(page, "compare-frontier")
-        assert "load_steering(" in page.inner_text("#take-away-code")
+        until(
+            page, "document.querySelector('#take-away-code').innerText.includes('load_steering(')"
+        )
         with page.expect_download() as waiting:
             page.click("#take-away")
         with zipfile.ZipFile(Path(waiting.value.path())) as archive:
@@ -504,10 +515,21 @@ class TestCompare:
 
 
 class TestPages:
-    @pytest.mark.parametrize("view", ["layers", "boundary", "tokens", "compare"])
-    def test_a_narrow_window_has_no_sideways_scroll(self, visit: Open, view: str) -> None:
+    @pytest.mark.parametrize(
+        ("view", "last"),
+        [
+            ("layers", "#layers-scan-place .message"),
+            ("boundary", "#boundary-transfer .scatterlayer .trace"),
+            ("tokens", "#token-grid .ag-row"),
+            ("compare", "#compare-frontier .scatterlayer .trace"),
+        ],
+    )
+    def test_a_narrow_window_has_no_sideways_scroll(
+        self, visit: Open, view: str, last: str
+    ) -> None:
         page = visit(f"?view={view}", width=700)
-        page.wait_for_timeout(2500)
+        page.wait_for_selector(last, state="attached")
+        page.wait_for_timeout(500)
         assert page.evaluate(
             "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
         )
@@ -536,7 +558,7 @@ class TestPages:
             marks = """() => document.querySelector('#layers-scores .js-plotly-plot').data
                 .filter(trace => (trace.name || '').startsWith('operating point')).length"""
             assert page.evaluate(marks) == 0
-            (mine.path / "operating_points.json").write_bytes(points)
+            atomic_write_bytes(mine.path / "operating_points.json", points)  # as the commands do
             until(page, f"({marks})() > 0")
             page.close()  # else it asks a server that is gone
 
@@ -547,4 +569,4 @@ class TestPages:
         assert page.evaluate("document.activeElement.id") == "view-boundary"
         page.keyboard.press("Enter")
         wait_for_address(page, view="boundary")
-        assert page.get_attribute("#view-boundary", "aria-selected") == "true"
+        page.wait_for_selector("#view-boundary[aria-selected=true]")

@@ -5,6 +5,7 @@ Every page is opened from disk with the network shut; a console error or warning
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.slow
 
 SAME = 1e-5
 """Relative: embedded projections are float32 (6e-8), the arithmetic float64 on both sides."""
+PATIENCE = 60.0
+"""Seconds; cores may be shared."""
 Open = Callable[..., Any]
 
 
@@ -57,7 +60,7 @@ def opened(browser: Any, page_file: Path) -> Iterator[Any]:
 @pytest.fixture
 def page(opened: Any) -> Iterator[Any]:
     """The shared page as it is when opened; afterwards it must not have complained."""
-    opened.page.set_viewport_size({"width": 1400, "height": 1000})
+    resize(opened.page, 1400)
     opened.page.emulate_media(color_scheme="light")
     show(opened.page, "")
     yield opened.page
@@ -84,11 +87,16 @@ def show(page: Any, fragment: str) -> Any:
 
 def until(page: Any, condition: str) -> None:
     """Wait for a condition (playwright's own waiting evaluates text, which the page forbids)."""
-    for _ in range(100):
-        if page.evaluate(condition):
-            return
+    end = time.monotonic() + PATIENCE
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"never true: {condition}"
         page.wait_for_timeout(50)
-    pytest.fail(f"after 5 s still not: {condition}")
+
+
+def resize(page: Any, width: int) -> None:
+    """Give the window another width, and wait until the page has it."""
+    page.set_viewport_size({"width": width, "height": 1000})
+    until(page, f"innerWidth === {width}")
 
 
 def fragment_of(page: Any) -> dict[str, str]:
@@ -344,13 +352,13 @@ class TestBoundary:
                 share, rel=5e-3
             )
         took = page.evaluate(
-            """() => {
+            """() => Array.from({length: 3}, () => {
               const started = performance.now();
               choose({threshold: selection.threshold + 0.01});
               return performance.now() - started;
-            }"""
+            })"""
         )
-        assert took < 1000  # a bound for shared cores, not a measurement
+        assert min(took) < 1000  # a bound for shared cores, not a measurement
 
     def test_target_and_alpha_are_one_number(self, page: Any, run: Run) -> None:
         show(page, "method=sttp&layer=1&alpha=3")
@@ -374,7 +382,7 @@ class TestBoundary:
         page.mouse.down()
         page.mouse.move(middle[0] + 60, middle[1], steps=4)
         page.mouse.up()
-        until(page, "selection.threshold !== null")
+        until(page, "pending === null && selection.threshold !== null")  # the last move was drawn
         dragged = selected(page)["threshold"]
         per_pixel = page.evaluate(
             """() => { const {xaxis} = byId('histogram-chart')._fullLayout;
@@ -534,7 +542,7 @@ class TestThePage:
     def test_it_fits_narrow_and_wide_windows_in_either_theme(
         self, page: Any, width: int, dark: bool
     ) -> None:
-        page.set_viewport_size({"width": width, "height": 1000})
+        resize(page, width)
         page.emulate_media(color_scheme="dark" if dark else "light")
         chart = "document.querySelector('#sweep-chart .main-svg').clientWidth"
         until(page, f"{chart} === byId('sweep-chart').clientWidth")
@@ -565,7 +573,9 @@ class TestThePage:
         opened.page.evaluate("console.warn('planted')")
         opened.page.evaluate("new Image().src = 'https://example.invalid/x.png'")
         opened.page.evaluate("setTimeout(() => { throw new Error('thrown') })")
-        opened.page.wait_for_timeout(200)
-        said = " ".join(opened.complaints)
-        assert "planted" in said and "thrown" in said and "Content Security Policy" in said
+        missing, end = {"planted", "thrown", "Content Security Policy"}, time.monotonic() + PATIENCE
+        while missing and time.monotonic() < end:
+            opened.page.wait_for_timeout(50)
+            missing -= {word for word in missing if word in " ".join(opened.complaints)}
+        assert missing == set()
         opened.close()
