@@ -37,17 +37,23 @@ def setting_of(study: Study) -> SweepSetting:
 
 
 class NotedWorker(PackWorker):
-    """Notes in `folder` which process begins and ends which pack, and takes its time."""
+    """Notes in `folder` which process begins and ends which pack.
+
+    One that is held waits in its second pack for the file `go`.
+    """
 
     folder: Path
-    patience: float
+    is_held: bool
+    n_done = 0
 
     def run(self, pack: Pack) -> pa.Table:
         name = f"{os.getpid()}-{time.monotonic_ns()}"
         (self.folder / f"begun-{name}").touch()
-        time.sleep(self.patience)
+        while self.is_held and self.n_done and not (self.folder / "go").exists():
+            time.sleep(0.01)
         rows = super().run(pack)
         (self.folder / f"ended-{name}").touch()
+        self.n_done += 1
         return rows
 
 
@@ -57,13 +63,13 @@ class NotedRecipe:
 
     run_path: Path
     folder: Path
-    patience: float = 0.0
+    is_held: bool = False
     device: str = "cpu"
 
     def load(self) -> PackWorker:
         torch.set_num_threads(1)
         worker = NotedWorker(setting_of(reopen_study(self.run_path)))
-        worker.folder, worker.patience = self.folder, self.patience
+        worker.folder, worker.is_held = self.folder, self.is_held
         return worker
 
 
