@@ -29,7 +29,7 @@ def answer(text: str = "It was flooded.", **changes: Any) -> Answer:
 
 def settings(base_url: str, *, cache: Path | None = None, **endpoint: Any) -> JudgeSettings:
     """A judge at a server of the tests."""
-    asked = {"model": "m", "max_retries": 1, "timeout_s": 5.0, "concurrency": 4, **endpoint}
+    asked = {"model": "m", "max_retries": 1, "timeout_s": 60.0, "concurrency": 4, **endpoint}
     return JudgeSettings(endpoint=ChatEndpoint(base_url=base_url, **asked), cache=cache)
 
 

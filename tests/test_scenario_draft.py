@@ -123,9 +123,11 @@ class TestDrafting:
 
     def test_calls_run_side_by_side_and_none_too_many_is_kept(self, tmp_path: Path) -> None:
         lock, numbers = threading.Lock(), iter(range(30))
+        gate = threading.Barrier(4, timeout=60)
 
-        def answer(*_: object) -> Reply:
-            time.sleep(0.1)
+        def answer(_: object, number: int) -> Reply:
+            if number < 4:
+                gate.wait()  # passes only if four calls are under way together
             with lock:
                 return json.dumps([entry(next(numbers)) for _ in range(3)])
 
