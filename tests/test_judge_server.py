@@ -50,13 +50,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=START_S)
 
 
 def _wait(health: str, process: subprocess.Popen, log: Path) -> None:
     until = time.monotonic() + START_S
     while time.monotonic() < until and process.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(health, timeout=2):
+        with suppress(OSError), urllib.request.urlopen(health, timeout=20):
             return
         time.sleep(0.25)
     pytest.fail(f"transformers serve did not start: {log.read_text(errors='replace')[-2000:]}")

@@ -37,7 +37,7 @@ from interp_steer.tokens import TokenChunk
 from interp_steer.traces import TRACE_SCHEMA, TraceRecorder
 from study_cases import WordJudge, tiny_study
 
-LONG = 30.0
+LONG = 120.0
 """Seconds after which something hangs."""
 CELLS = {
     "tiny": (
