@@ -20,7 +20,9 @@ import pytest
 from interp_steer.explorer.boundary_numbers import BoundaryChoice
 from interp_steer.explorer.boundary_view import answer
 from interp_steer.explorer.library import Library
+from interp_steer.explorer.live import LiveSession, LiveSnapshot
 from interp_steer.explorer.live_recording import LiveRecording
+from interp_steer.explorer.live_view import PULSE_MS
 from interp_steer.explorer.selection import Selection
 from interp_steer.explorer.server import ExplorerServer
 from interp_steer.explorer.token_panes import pane_frame
@@ -455,6 +457,30 @@ class TestLive:
         until(page, "document.querySelector('#live-status').innerText.startsWith('stopped')")
         assert page.locator("#live-stop").is_disabled()
         assert page.locator("#token-panes .tok").count() > 0
+
+    @pytest.mark.parametrize("view", ["tokens", "compare"])
+    def test_answers_slower_than_the_clock_are_shown(
+        self, visit: Open, monkeypatch: pytest.MonkeyPatch, view: str
+    ) -> None:
+        keep = LiveSession.snapshot
+
+        def slowly(self: LiveSession) -> LiveSnapshot:
+            time.sleep(2 * PULSE_MS / 1000)
+            return keep(self)
+
+        monkeypatch.setattr(LiveSession, "snapshot", slowly)
+        page = visit(f"?view={view}&mode=live&method=swfc&layer=1&alpha=0.0625")
+        if view == "tokens":
+            self.start(page, 6)
+        else:
+            page.click("#compare-generate:not([disabled])")
+        status = "live-status" if view == "tokens" else "compare-status"
+        until(page, f"document.querySelector('#{status}').innerText.startsWith('done')")
+        page.wait_for_selector(f"#{view}-view button:disabled >> text=Stop")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.post_data or ""))
+        page.wait_for_timeout(4 * PULSE_MS)
+        assert [one for one in asked if "pulse.n_intervals" in one] == []  # the clock rests
 
     def test_an_empty_prompt_is_refused_in_words(self, visit: Open) -> None:
         page = visit("?view=tokens&mode=live")

@@ -19,7 +19,7 @@ from interp_steer.explorer.answers import (
     scenario_to_compare,
 )
 from interp_steer.explorer.library import ExplorerError, Library, RunView
-from interp_steer.explorer.live_view import PULSE_MS, LivePanes, status_text
+from interp_steer.explorer.live_view import PULSE_MS, LivePanes, resting, status_text
 from interp_steer.explorer.parts import SELECTION, problem
 from interp_steer.explorer.selection import Selection
 from interp_steer.explorer.stored import cell_key
@@ -113,6 +113,7 @@ def register(app: Dash, library: Library, live: LivePanes) -> None:
         State(GENERATED, "data"),
         State(SELECTION, "data"),
         prevent_initial_call=True,
+        running=resting("compare-pulse"),
     )
     def follow(
         _starts: int | None,

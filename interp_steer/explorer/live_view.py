@@ -213,6 +213,15 @@ def live_layout() -> list[Any]:
     return [form, clock, dcc.Store(id="live-id"), dcc.Store(id="live-seen")]
 
 
+def resting(clock: str) -> list[Any]:
+    """A callback's `running` that stops its clock until it has answered.
+
+    Dash drops an answer as soon as the same callback is asked again, so one that takes longer than
+    `PULSE_MS` (busy cores) would never be shown. What the callback says of its clock comes later.
+    """
+    return [(Output(clock, "disabled"), True, False)]
+
+
 def status_text(found: LiveSnapshot) -> str:
     """One line on a generation."""
     counts = " and ".join(str(n) for n in found.n_tokens) or "0"
@@ -327,6 +336,7 @@ def register(app: Dash, library: Library, live: LivePanes) -> None:
         State("live-seen", "data"),
         State(SELECTION, "data"),
         prevent_initial_call=True,
+        running=resting("live-pulse"),
     )
     def follow(
         _pulses: int | None,
