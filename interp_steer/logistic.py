@@ -169,7 +169,7 @@ class _Problem:
         weighted = from_middle * np.sqrt(state.curvature)[:, None]
         matrix = weighted.T @ weighted
         matrix[np.diag_indices_from(matrix)] += 1.0
-        d_weights = -cho_solve(cho_factor(matrix), state.gradient - pull * middle)
+        d_weights = -cho_solve(_factor(matrix), state.gradient - pull * middle)
         d_intercept = -pull / total - float(middle @ d_weights)
         slope = float(state.gradient @ d_weights) + pull * d_intercept
         size = 1.0
@@ -182,3 +182,16 @@ class _Problem:
         ):
             size /= 2
         return state.weights + size * d_weights, state.intercept + size * d_intercept
+
+
+def _factor(matrix: Float[np.ndarray, "n n"]) -> tuple[Float[np.ndarray, "n n"], bool]:
+    """Factor the matrix of a step as `cho_factor` does, rounded as it may be.
+
+    Where rows are so large that the identity in it is lost to rounding, directions without a row
+    may look indefinite; as much more of the identity as rounding takes costs steps, not accuracy.
+    """
+    try:
+        return cho_factor(matrix)
+    except np.linalg.LinAlgError:
+        rounding = len(matrix) * float(np.finfo(np.float64).eps) * float(np.trace(matrix))
+        return cho_factor(matrix + rounding * np.eye(len(matrix)))

@@ -162,6 +162,18 @@ def test_rows_without_information_leave_the_log_odds() -> None:
     assert found.intercepts[0] == pytest.approx(np.log(2))
 
 
+def test_directions_without_a_row_do_not_stop_a_fit_of_large_rows() -> None:
+    # Where c |x|^2 is 1e16, the matrix of a step is singular to rounding in the span of all rows.
+    rows, is_aligned = made(20, 40)
+    rows, kept = 1e8 * Span.of(rows).coordinates, np.arange(20) >= 4
+    found = solve_resamples(rows, Resamples.subsets(kept[None], is_aligned))
+    own = Span.of(rows[kept])  # no such directions
+    one = solve_logistic(own.coordinates, is_aligned[kept])
+    weights = own.lift(one.weights)
+    assert found.converged[0] and one.converged
+    assert np.linalg.norm(found.weights[0] - weights) < 1e-10 * np.linalg.norm(weights)
+
+
 # ---------------------------------------------------------------- company
 
 
