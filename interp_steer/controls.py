@@ -12,8 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_steer.cells import MEAN_DIFFERENCE, GridError, parse_control
-from interp_steer.planes import FitMethod
-from interp_steer.probes import shuffled_label_direction
+from interp_steer.labelled import LabelledResiduals
+from interp_steer.layer_fit import fit_direction
+from interp_steer.logistic import Span
+from interp_steer.planes import FitMethod, span_for
+from interp_steer.probes import shuffled_labels
 from interp_steer.readability import SidePair
 from interp_steer.residuals import ResidualPair
 
@@ -40,6 +43,7 @@ class ControlDirections:
         self._pair, self._ids = pair, scenario_ids
         self._method: FitMethod = method
         self._seed = seed
+        self._last: tuple[int, Span] | None = None
         self._known: dict[tuple[str, int], Float[Tensor, d_model]] = {}
 
     def direction(self, control: str, layer: int) -> Float[Tensor, "d_model"]:
@@ -70,15 +74,26 @@ class ControlDirections:
         place = aligned.layers.index(layer)
         if kind == MEAN_DIFFERENCE:
             return mean_difference(aligned.values[:, place], malicious.values[:, place])
-        directions = shuffled_label_direction(
-            aligned.values[:, place : place + 1],
-            malicious.values[:, place : place + 1],
-            scenario_ids=self._ids,
-            draw=draw,
-            seed=self._seed,
-            method=self._method,
-        )
-        return directions[0]
+        labels = shuffled_labels(self._ids, draw=draw, seed=self._seed)
+        return fit_direction(self._span(layer), labels, layer, method=self._method, c=1.0)
+
+    def _span(self, layer: int) -> Span:
+        """The coordinates of one layer's fits, kept while no other layer is asked for.
+
+        A grid names all draws of a layer one after the other, and finding the span of many
+        dimensions costs more than a fit in it.
+        """
+        if self._last is None or self._last[0] != layer:
+            self._last = None  # not two at a time
+            pair, place = self._pair, self._pair.aligned.layers.index(layer)
+            data = LabelledResiduals(
+                aligned=pair.aligned.values[:, place : place + 1],
+                malicious=pair.malicious.values[:, place : place + 1],
+                layers=(layer,),
+                scenario_ids=self._ids,
+            )
+            self._last = (layer, span_for(data.rows(0), self._method))
+        return self._last[1]
 
 
 def mean_difference(

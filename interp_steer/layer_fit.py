@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp_steer.errors import ProbeError
 from interp_steer.layer_probe import LayerProbe
+from interp_steer.logistic import Span
 from interp_steer.planes import FitMethod, fit_plane, fit_planes, mean_difference, span_for
 from interp_steer.readability import Folds, crossfit_margins, crossfit_samples, readability
 
@@ -65,15 +66,14 @@ def fit_layer(
 
 
 def fit_direction(
-    rows: Float[np.ndarray, "response d_model"],
+    span: Span,
     is_aligned: Bool[np.ndarray, "response"],
     layer: int,
     *,
     method: FitMethod,
     c: float,
 ) -> Float[Tensor, "d_model"]:
-    """Fit the unit direction alone; refuses like `fit_layer`."""
-    span = span_for(rows, method)
+    """Fit the unit direction alone, in the `span_for` of the rows; refuses like `fit_layer`."""
     plane = fit_plane(span.coordinates, is_aligned, method=method, c=c)
     return _unit_float32(span.lift(plane.normal), layer)
 

@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -31,7 +31,7 @@ from interp_steer.layer_fit import fit_direction, fit_layer
 from interp_steer.layer_probe import LayerProbe, probe_as_record, probe_from_record
 from interp_steer.logistic import TOLERANCE
 from interp_steer.model_identity import IMPLIED
-from interp_steer.planes import FitMethod
+from interp_steer.planes import FitMethod, span_for
 from interp_steer.readability import Folds, Readability, SidePair, make_folds
 
 __all__ = [
@@ -250,21 +250,34 @@ def shuffled_label_direction(
         layers=tuple(range(aligned.shape[1])),
         scenario_ids=scenario_ids,
     )
+    labels = shuffled_labels(scenario_ids, draw=draw, seed=seed)
+    return torch.stack(
+        [
+            fit_direction(span_for(data.rows(place), method), labels, place, method=method, c=c)
+            for place in data.layers
+        ]
+    )
+
+
+def shuffled_labels(
+    scenario_ids: SidePair, *, draw: int, seed: int
+) -> Bool[np.ndarray, "response"]:
+    """Labels of the responses, aligned first, as `shuffled_label_direction` swaps them.
+
+    Raises:
+        ProbeError: fewer than two scenarios, or one side left empty.
+    """
     scenarios = [*scenario_ids[0], *scenario_ids[1]]
     names = sorted(set(scenarios))
     if len(names) < 2:
         raise ProbeError(f"swapping half of the scenarios needs at least 2, got {len(names)}")
     order = np.random.default_rng([seed, draw]).permutation(len(names))
     swapped = {names[place] for place in order[: len(names) // 2]}
-    labels = data.is_aligned ^ np.array([scenario in swapped for scenario in scenarios])
+    is_aligned = np.arange(len(scenarios)) < len(scenario_ids[0])
+    labels = is_aligned ^ np.array([scenario in swapped for scenario in scenarios])
     if np.unique(labels).size < 2:
         raise ProbeError("swapping left one side empty; give scenarios responses of both sides")
-    return torch.stack(
-        [
-            fit_direction(data.rows(place), labels, layer, method=method, c=c)
-            for place, layer in enumerate(data.layers)
-        ]
-    )
+    return labels
 
 
 def _shown(probe: LayerProbe) -> tuple[str, ...]:

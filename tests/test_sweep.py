@@ -10,10 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
+from interp_steer import controls, planes
 from interp_steer.cells import (
     ALIGNED,
     BASELINES,
@@ -28,9 +30,11 @@ from interp_steer.cells import (
 )
 from interp_steer.controls import ControlDirections, random_direction
 from interp_steer.errors import JudgeError, ModelError, RunError
-from interp_steer.fit_stage import load_probes, read_responses
+from interp_steer.fit_stage import load_probes, read_responses, training_scenario_ids
 from interp_steer.judges import Answer, JudgeScore
+from interp_steer.logistic import Span
 from interp_steer.model import HookedLM
+from interp_steer.probes import shuffled_label_direction
 from interp_steer.progress import SweepProgress
 from interp_steer.residuals import load_residuals
 from interp_steer.runs import Run
@@ -39,7 +43,7 @@ from interp_steer.steering import steer
 from interp_steer.study import Study
 from interp_steer.sweep import SweepSetting, finished_keys, read_rows, run_cells
 from interp_steer.sweep_rows import SWEEP_SCHEMA, Block, sample_key, steering_spec
-from interp_steer.sweep_stage import sweep
+from interp_steer.sweep_stage import control_directions, sweep
 from study_cases import SWEEP, WordJudge, tiny_study
 
 
@@ -398,6 +402,28 @@ class TestControls:
         assert abs(one @ setting.probes.probe(1).v_hat) < 0.9
         assert torch.equal(one, directions.direction("shuffled_labels:0", 1))
         assert not torch.equal(one, directions.direction("shuffled_labels:1", 1))
+
+    def test_draws_share_a_span_and_are_those_made_one_by_one(
+        self, study: Study, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directions, pair = control_directions(study), load_residuals(study.run.residuals_file)
+        spans: list[int] = []
+
+        def counted(rows: np.ndarray, method: planes.FitMethod) -> Span:
+            spans.append(len(rows))
+            return planes.span_for(rows, method)
+
+        monkeypatch.setattr(controls, "span_for", counted)
+        asked = [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2), (0, 2)]
+        found = {(i, j): directions.direction(f"shuffled_labels:{j}", i) for i, j in asked}
+        assert len(spans) == 3  # the last layer's is kept
+        ids = training_scenario_ids(read_responses(study.run))
+        sides = (pair.aligned.values, pair.malicious.values)
+        for layer, draw in asked:
+            alone = shuffled_label_direction(
+                *sides, scenario_ids=ids, draw=draw, seed=study.sampling.seed
+            )
+            assert torch.equal(found[layer, draw], alone[pair.aligned.layers.index(layer)])
 
     def test_random_directions_are_spread_over_the_sphere(self) -> None:
         """1000 draws in 32 dimensions: mean near 0, pairwise cosines of std 1 / sqrt(32)."""
