@@ -155,6 +155,12 @@ def project(
     return h.to(torch.float32) @ v_hat
 
 
+def token_norms(h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+    """Return |h| in float32, summed without a copy of `h` (in float64 if `h` is float64)."""
+    wide = torch.promote_types(h.dtype, torch.float32)
+    return torch.linalg.vector_norm(h, dim=-1, dtype=wide).float()
+
+
 def edit(
     h: Float[Tensor, "*batch d_model"],
     direction: Float[Tensor, "... d_model"],

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_steer.errors import SteeringError
-from interp_steer.interventions import Law, edit, move, project
+from interp_steer.interventions import Law, edit, move, project, token_norms
 from interp_steer.scopes import ScopeBounds
 from interp_steer.specs import LayerSteering
 from interp_steer.tokens import TokenChunk
@@ -169,7 +169,7 @@ class HookRecord:
     @property
     def norm(self) -> Float[Tensor, "batch pos"]:
         """|h| in float32."""
-        return torch.linalg.vector_norm(self.resid_before, dim=-1, dtype=torch.float32)
+        return token_norms(self.resid_before)
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from interp_steer.interventions import token_norms
 from interp_steer.layer_hooks import CompiledLayer, HookRecord
 
 SMALL_CALL, BLOCK = 2**16, 2**20
@@ -86,7 +87,7 @@ def reduced(calls: Sequence[RecordedCall]) -> RecordedTokens:
         values["fired"], projection, values["projection_before"]
     )
     values["delta_norm"] = (after.float() - before.float()).norm(dim=-1)
-    values["norm"] = torch.linalg.vector_norm(before, dim=-1, dtype=torch.float32)
+    values["norm"] = token_norms(before)
     return RecordedTokens(steering=calls[0].steering, values=values, n_calls=len(calls))
 
 

@@ -1,6 +1,7 @@
 """Traces: every row against numbers computed without the recorder, and what is refused."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from interp_steer import traces
 from interp_steer.errors import RunError, SteeringError
 from interp_steer.model import GenerationSettings, HookedLM
 from interp_steer.specs import SteeringSpec
-from interp_steer.steering import SteeringPlan, steer
+from interp_steer.steering import HookRecord, SteeringPlan, steer
 from interp_steer.tokens import Segment, TokenChunk, TokenizedPrompt
+from interp_steer.trace_reduction import RecordedCall, reduced
 from interp_steer.traces import TRACE_SCHEMA, TraceRecorder, read_traces, write_traces
 from steering_cases import chunk_of, make_probe, make_probes, probe_set
 
@@ -243,6 +245,20 @@ def test_recording_reads_no_value_from_the_device() -> None:
     assert len(recorder) == 3  # one object a call, none a token
     with pytest.raises(RuntimeError):  # control: a look at a value does raise
         bool(on_meta.is_real.any())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_residuals_of_every_dtype_are_measured(dtype: torch.dtype) -> None:
+    spec = SteeringSpec(method="swfc", layer=0, alpha=1.0)
+    seen: list[HookRecord] = []
+    keeper: Any = SimpleNamespace(record=seen.append)
+    hook = SteeringPlan([spec], make_probes(0, layers=(0,))).hooks(recorder=keeper)[0]
+    hook(torch.full((1, 2, 12), 200.0, dtype=dtype), chunk_of(1, 2))
+    norm = torch.full((2,), 200 * 12**0.5)  # whose square is past float16
+    values = reduced([RecordedCall.of(seen[0], copied=False)]).values
+    assert values["norm"].dtype == torch.float32
+    torch.testing.assert_close(values["norm"], norm)
+    torch.testing.assert_close(seen[0].norm[0], norm)
 
 
 @pytest.mark.parametrize("block", [1, 200, 2**20])
