@@ -9,6 +9,7 @@ All methods answer in the same form, so that statistics, cross-fitting and gate 
 plane separates the rows it was fitted to means little (see `readability`).
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from interp_steer.errors import ProbeError
 from interp_steer.logistic import Span
 from interp_steer.logistic_batch import solve_resamples
 from interp_steer.resamples import Resamples
@@ -70,7 +72,7 @@ def fit_planes(
     takes them one by one.
 
     Raises:
-        ProbeError: a sample without rows of one of the sides.
+        ProbeError: a sample without rows of one of the sides, or a fit without a direction.
     """
     resamples.check_sides()
     if method == "logistic_sklearn_default":
@@ -154,4 +156,10 @@ def _sklearn_default(
 
 def _plane(weights: Float[np.ndarray, "rank"], intercept: float, converged: bool) -> Plane:
     length = float(np.linalg.norm(weights))
+    if not 0 < length < math.inf:
+        raise ProbeError(
+            f"a fit ended at weights of norm {length:g}, which are no direction: activations or c "
+            "are too small or too large for its solver; use method 'logistic', another c, or "
+            "activations in other units"
+        )
     return Plane(normal=weights / length, offset=-intercept / length, converged=converged)

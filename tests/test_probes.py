@@ -415,6 +415,19 @@ def test_draws_differ_and_repeat() -> None:
 # ---------------------------------------------------------------- refusals
 
 
+@pytest.mark.parametrize(
+    ("size", "c", "method"),
+    [
+        (1e-9, 1.0, "logistic_sklearn_default"),  # lbfgs is content where it starts
+        (1.0, 1e-300, "logistic"),  # |w| is no number of float64
+    ],
+)
+def test_weights_that_are_no_direction_are_refused(size: float, c: float, method: Any) -> None:
+    aligned, malicious = sides()
+    with pytest.raises(ProbeError, match="ended at weights of norm 0, which are no direction"):
+        fit(aligned * size, malicious * size, c=c, method=method)
+
+
 def test_what_no_probe_can_be_fitted_from_is_refused_by_name() -> None:
     aligned, malicious = sides()
     with pytest.raises(ProbeError, match="got none that is malicious"):
