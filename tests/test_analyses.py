@@ -298,6 +298,15 @@ class TestReadability:
         )
         assert abs(float(refit.v_hat[0] @ control[0])) > 1 - 1e-6
 
+    def test_an_effect_of_one_cluster_alone_is_no_draw(self) -> None:
+        # Three clusters of a row a side: each is all of a resample in 1 of 27.
+        margins = np.array([2.1, 2.9, 3.3, -0.4, 0.7, 0.2])
+        boot = ClusterBootstrap(["a", "b", "c"] * 2)
+        found = readability_estimates(margins, np.arange(6) < 3, boot)["cohens_d"]
+        # Of the others two of one and one of another, at least 0.3 and 0.5 apart, have the least
+        # spread: a pooled std of a third of that distance.
+        assert found.value < found.interval.high < (3.3 + 0.4) / (math.hypot(0.3, 0.5) / 3)
+
     def planted(self, gap: float, n: int = 60) -> tuple[np.ndarray, np.ndarray, list[str]]:
         rng = np.random.default_rng(0)
         rows = rng.normal(size=(2 * n, 6))

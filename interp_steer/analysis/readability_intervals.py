@@ -107,7 +107,11 @@ def _effect_draws(
             means.append(total / n)
             squares.append(boot.totals(np.where(side, centred**2, 0.0)) - total**2 / n)
             counts.append(n)
-        spread = np.sqrt((squares[0] + squares[1]) / (counts[0] + counts[1]))
+        within = squares[0] + squares[1]
+        # Rounding is all the spread there is where a draw repeats one cluster: NaN, as it is in
+        # `readability`, and left out of the interval.
+        within = np.where(within > 1e-12 * boot.totals(centred**2), within, np.nan)
+        spread = np.sqrt(within / (counts[0] + counts[1]))
         return (means[0] - means[1]) / spread
 
 
