@@ -38,6 +38,20 @@ class PooledResiduals:
             )
 
 
+def captured_layers(layers: Sequence[int]) -> tuple[int, ...]:
+    """Return `layers` as they were given.
+
+    Raises:
+        ModelError: no layers, or a layer twice.
+    """
+    if not layers or len(set(layers)) != len(layers):
+        raise ModelError(
+            f"expected at least one layer and none twice, got {list(layers)}; name each layer to "
+            "capture once"
+        )
+    return tuple(layers)
+
+
 class PooledCapture:
     """Running sums of resid_post over RESPONSE tokens; a set of hooks for one forward or generate.
 
@@ -45,9 +59,7 @@ class PooledCapture:
     """
 
     def __init__(self, n_responses: int, *, layers: Sequence[int]) -> None:
-        if not layers:
-            raise ModelError("capturing needs at least one layer, got none")
-        self.layers = tuple(layers)
+        self.layers = captured_layers(layers)
         self._n_responses = n_responses
         self._sums: dict[int, Tensor] = {}
         self._devices: list[_Device] = []

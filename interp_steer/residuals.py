@@ -22,7 +22,7 @@ from interp_steer.errors import ModelError, RunError
 from interp_steer.files import atomic_write_tensors, open_tensors, read_tensors
 from interp_steer.model import HookedLM
 from interp_steer.model_identity import IMPLIED
-from interp_steer.pooled_capture import PooledCapture, PooledResiduals
+from interp_steer.pooled_capture import PooledCapture, PooledResiduals, captured_layers
 from interp_steer.sampling import Generation, GenerationSettings
 from interp_steer.tokens import ResidHook, TokenChunk, TokenizedPrompt
 
@@ -161,7 +161,7 @@ def _token_reader(read: dict[int, TokenResiduals], layer: int, first: int) -> Re
 
 
 def _layers_of(lm: HookedLM, layers: Sequence[int] | None) -> tuple[int, ...]:
-    return tuple(range(lm.n_layers)) if layers is None else tuple(layers)
+    return tuple(range(lm.n_layers)) if layers is None else captured_layers(layers)
 
 
 def _batch_starts(n: int, batch_size: int, what: str) -> Iterator[int]:

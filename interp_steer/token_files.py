@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_steer.errors import ModelError, RunError
+from interp_steer.errors import RunError
 from interp_steer.files import (
     atomic_write_json,
     atomic_write_tensors,
@@ -27,6 +27,7 @@ from interp_steer.files import (
     read_json,
     remove_leftovers,
 )
+from interp_steer.pooled_capture import captured_layers
 from interp_steer.residuals import TokenResiduals
 from interp_steer.tokens import ResidHook, TokenChunk
 
@@ -61,13 +62,8 @@ class TokenWriter:
         Raises:
             ModelError: no layers, or a layer twice.
         """
-        if not layers or len(set(layers)) != len(layers):
-            raise ModelError(
-                f"expected at least one layer and none twice, got {list(layers)}; name each layer "
-                "to capture once"
-            )
         self.folder = folder
-        self.layers = tuple(sorted(layers))
+        self.layers = tuple(sorted(captured_layers(layers)))
         self.provenance = dict(provenance or {})
         self.block_bytes = block_bytes
         self.n_tokens = 0

@@ -268,6 +268,10 @@ def test_residuals_refuse_what_does_not_fit(tiny_lm: HookedLM, tmp_path: Path) -
         PooledResiduals(values=torch.zeros(2, 2, 4), layers=(0,), n_tokens=torch.tensor([1, 1]))
     with pytest.raises(ModelError, match="at least one layer"):
         PooledCapture(2, layers=())
+    sequences = random_sequences(tiny_lm.d_vocab, (3,))
+    for capture in (capture_teacher_forced, stream_token_residuals):
+        with pytest.raises(ModelError, match=r"none twice, got \[1, 0, 1\]; name each layer"):
+            list(capture(tiny_lm, sequences, layers=(1, 0, 1)))
     with pytest.raises(ModelError, match="nothing was captured"):
         PooledCapture(2, layers=(0,)).result()
     with pytest.raises(ModelError, match="at least one sequence, got none"):
