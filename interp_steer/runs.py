@@ -106,13 +106,18 @@ class Run:
         """Return the run at `path`, which must have a readable manifest.
 
         Raises:
-            RunError: no directory, or no manifest, or one that does not fit.
+            RunError: no directory, or no manifest, or one that does not fit; a folder of runs.
         """
         run = cls(path)
         if not run.path.is_dir():
             raise RunError(
                 f"there is no run directory {run.path}; make one with `interp-steer fit --out` or "
                 "`interp-steer demo`"
+            )
+        if not run.manifest_file.exists() and (within := _runs_within(run.path)):
+            raise RunError(
+                f"{run.path} is a folder of runs ({', '.join(one.name for one in within)}); give "
+                f"one of them, {within[0]} for instance"
             )
         _ = run.manifest
         return run
@@ -292,6 +297,10 @@ class Run:
             yield
         finally:
             self._lock_depth -= 1
+
+
+def _runs_within(folder: Path) -> list[Path]:
+    return sorted(file.parent for file in folder.glob("*/manifest.json"))
 
 
 _REMEDY = "a run cannot be continued without it; make the run again in a new directory"

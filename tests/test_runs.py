@@ -298,6 +298,10 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
         Run.open(tmp_path / "none")
     with pytest.raises(RunError, match=r"there is no file .*manifest.json"):
         Run.open(tmp_path)
+    for name in ("warmth", "honesty"):
+        Run.create(tmp_path / "runs" / name).pin(PINS)
+    with pytest.raises(RunError, match=r"folder of runs \(honesty, warmth\); give .*runs/honesty"):
+        Run.open(tmp_path / "runs")
     for manifest, message in (([], "not a manifest"), ({"pins": {}}, "format None")):
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(RunError, match=message):
