@@ -53,6 +53,10 @@ def load_bridge(
         raise ModelError(
             f"a revision belongs to a hub name, and {path} is a directory; leave the revision out"
         )
+    if hf_model is None and path.is_file():
+        raise ModelError(
+            f"could not load the model {str(path)!r}: it is a file; give its directory"
+        )
     if is_local and hf_model is None:
         check_directory(path, needs_tokenizer=tokenizer is None)
     config = hf_model.config if hf_model is not None else read_config(path, revision=revision)
@@ -98,7 +102,7 @@ def read_config(name_or_path: str | Path, *, revision: str | None = None) -> Any
     """Return the Hugging Face config of a model; no weights are fetched.
 
     Raises:
-        ModelError: see `explained`; or the directory has no config.json.
+        ModelError: see `explained`; or there is no such directory, or it has no config.json.
     """
     from transformers import AutoConfig
 
@@ -107,6 +111,11 @@ def read_config(name_or_path: str | Path, *, revision: str | None = None) -> Any
         raise ModelError(
             f"could not load the model {str(path)!r} (a local directory): it has no config.json. "
             "Give a directory with config.json, model.safetensors and tokenizer files"
+        )
+    if path.is_absolute() and not path.exists():
+        raise ModelError(
+            f"could not load the model {str(path)!r}: there is no such directory. Check the "
+            "spelling, or give a hub name (owner/name)"
         )
     with explained(name_or_path):
         return AutoConfig.from_pretrained(str(name_or_path), revision=revision)

@@ -51,6 +51,13 @@ class TestDirectories:
             with pytest.raises(ModelError, match=rf"tiny' \(a local directory\): {said}"):
                 HookedLM.load(directory)
 
+    def test_a_path_that_is_no_directory_is_no_hub_name_either(self, directory: Path) -> None:
+        with pytest.raises(ModelError, match="away': there is no such directory. Check"):
+            HookedLM.load(directory / "away")
+        for name in ("config.json", "model.safetensors"):
+            with pytest.raises(ModelError, match=f"{name}': it is a file; give its directory"):
+                HookedLM.load(directory / name)
+
     def test_a_missing_shard_is_named(self, directory: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(directory)
         (directory / "model.safetensors").unlink()
