@@ -62,7 +62,7 @@ def explanation(name: str, error: BaseException) -> str:
         return (
             f" (not a local directory): {how} and it is not in the cache. Fetch it where there is "
             f"a network with `hf download {name}`, copy the cache or the directory here and give "
-            "that; or unset HF_HUB_OFFLINE"
+            f"that{'; or unset HF_HUB_OFFLINE' if offline else ''}"
         )
     if is_any(hub.EntryNotFoundError):
         return f": the repository lacks a file ({_first_line(error)}); see {page}/tree/main"

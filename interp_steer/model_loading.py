@@ -59,7 +59,9 @@ def load_bridge(
         )
     if is_local and hf_model is None:
         check_directory(path, needs_tokenizer=tokenizer is None)
-    config = hf_model.config if hf_model is not None else read_config(path, revision=revision)
+    config = (
+        hf_model.config if hf_model is not None else read_config(name_or_path, revision=revision)
+    )
     architecture = check_architecture(config)
     revision = None if is_local else cached_commit(str(name_or_path), revision) or revision
     with explained(name_or_path):
@@ -112,13 +114,18 @@ def read_config(name_or_path: str | Path, *, revision: str | None = None) -> Any
             f"could not load the model {str(path)!r} (a local directory): it has no config.json. "
             "Give a directory with config.json, model.safetensors and tokenizer files"
         )
-    if path.is_absolute() and not path.exists():
+    if _is_path(str(name_or_path)) and not path.exists():
         raise ModelError(
-            f"could not load the model {str(path)!r}: there is no such directory. Check the "
-            "spelling, or give a hub name (owner/name)"
+            f"could not load the model {str(name_or_path)!r}: there is no such directory. Check "
+            "the spelling, or give a hub name (owner/name)"
         )
     with explained(name_or_path):
         return AutoConfig.from_pretrained(str(name_or_path), revision=revision)
+
+
+def _is_path(name: str) -> bool:
+    """Whether it can be no hub name, which is `owner/name`."""
+    return name.startswith((".", "~", "/")) or name.count("/") > 1
 
 
 def cached_commit(name: str, revision: str | None) -> str | None:

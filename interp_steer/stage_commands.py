@@ -3,6 +3,7 @@
 Nothing heavy is imported until a command runs, so that `--help` is quick.
 """
 
+import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -228,12 +229,13 @@ class Trace:
 
         if self.prompt is not None:
             return Prompt.chat(self.prompt, self.system), "prompt", "neutral"
-        for scenario in run_scenarios(run):
-            if scenario.id == self.scenario:
-                return scenario.prompt(self.side), scenario.id, self.side
-        some = ", ".join(scenario.id for scenario in run_scenarios(run)[:3])
+        known = {scenario.id: scenario for scenario in run_scenarios(run)}
+        if scenario := known.get(str(self.scenario)):
+            return scenario.prompt(self.side), scenario.id, self.side
+        close = difflib.get_close_matches(str(self.scenario), known) or list(known)[:3]
         raise ScenarioError(
-            f"the run {run.path} has no scenario {self.scenario!r}; its ids are like {some}"
+            f"the run {run.path} has no scenario {self.scenario!r}; its ids are like "
+            f"{', '.join(close)}"
         )
 
 

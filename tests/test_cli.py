@@ -269,6 +269,8 @@ class TestTrace:
     ) -> None:
         assert main(["trace", str(run), "--scenario", "nobody"]) == 1
         assert "has no scenario 'nobody'; its ids are like" in capsys.readouterr().err
+        assert main(["trace", str(run), "--scenario", "tst-01"]) == 1
+        assert "its ids are like test-01" in capsys.readouterr().err
         argv = ["trace", str(run), "--method", "stmp", "--prompt", "who"]
         assert main(argv) == 1
         assert "no operating point of stmp in all; give --layer and" in capsys.readouterr().err

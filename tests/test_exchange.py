@@ -425,6 +425,10 @@ class TestImports:
         assert import_steering(path, options=ReadOptions(layers=(2,))).spec.layers == (2,)
 
     def test_what_is_no_file_of_these_is_refused(self, tmp_path: Path) -> None:
+        for name in ("x.gguf", "x.svec", "x.json", "x.bin"):
+            with pytest.raises(SteeringError, match=rf"there is no .*{name} to import; check"):
+                import_steering(tmp_path / name)
+            (tmp_path / name).touch()
         with pytest.raises(SteeringError, match=r"expected a \.gguf, \.svec"):
             import_steering(tmp_path / "x.bin")
         with pytest.raises(SteeringError, match="expected a format .*got 'onnx'"):

@@ -54,6 +54,9 @@ class TestDirectories:
     def test_a_path_that_is_no_directory_is_no_hub_name_either(self, directory: Path) -> None:
         with pytest.raises(ModelError, match="away': there is no such directory. Check"):
             HookedLM.load(directory / "away")
+        for name in ("./nowhere", "../nowhere", "some/path/nowhere"):
+            with pytest.raises(ModelError, match=f"'{name}': there is no such directory. Check"):
+                HookedLM.load(name)
         for name in ("config.json", "model.safetensors"):
             with pytest.raises(ModelError, match=f"{name}': it is a file; give its directory"):
                 HookedLM.load(directory / name)
@@ -220,7 +223,8 @@ class TestExplanations:
             load_bridge(directory, Placement(device="cpu"))
 
     def test_offline_with_nothing_cached(self) -> None:
-        with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set.*hf download owner/model"):
+        said = "HF_HUB_OFFLINE is set.*hf download owner/model.*or unset HF_HUB_OFFLINE"
+        with pytest.raises(ModelError, match=said):
             HookedLM.load("owner/model")
 
 

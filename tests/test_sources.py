@@ -409,7 +409,10 @@ class TestTraces:
         with pytest.raises(SteeringError, match="is no trace table"):
             read_traces(path, columns=["sample"])
         shutil.rmtree(run.traces_folder)
-        with pytest.raises(MissingStageError, match="interp-steer trace"):
+        with pytest.raises(MissingStageError, match=r"interp-steer trace \S+ --scenario ID"):
+            RunSource(run).trace_index()
+        run.operating_points_file.unlink()
+        with pytest.raises(MissingStageError, match=r"trace \S+ --layer LAYER --alpha ALPHA --sc"):
             RunSource(run).trace_index()
 
     @pytest.mark.slow

@@ -22,8 +22,12 @@ TOKEN_TYPES = ("template", "word", "word_part", "number", "punctuation", "white_
 
 
 def trace_command(run: Run) -> str:
-    """What adds a trace to a run."""
-    return f"interp-steer trace {run.path} --scenario ID --parquet {run.traces_folder}/NAME.parquet"
+    """What adds a trace to a run; without operating points it has to say what to apply."""
+    what = "" if run.operating_points_file.exists() else " --layer LAYER --alpha ALPHA"
+    return (
+        f"interp-steer trace {run.path}{what} --scenario ID --parquet "
+        f"{run.traces_folder}/NAME.parquet"
+    )
 
 
 def trace_frame(run: Run) -> pd.DataFrame:

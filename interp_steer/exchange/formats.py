@@ -192,6 +192,7 @@ def import_steering(
             not fit the model.
     """
     path, options = Path(path), options or ReadOptions()
+    _check_is_there(path)
     name = name or recognised(path)
     read = _format(name).read
     if read is None:
@@ -213,6 +214,15 @@ def import_steering(
     return Imported(
         spec=spec, probes=replace(probes, provenance=said), provenance=said, notes=notes
     )
+
+
+def _check_is_there(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise SteeringError(f"there is no {path} to import; check the spelling") from error
+    except (OSError, ValueError):
+        pass  # a reader says what is wrong with it
 
 
 def recognised(path: Path) -> str:
