@@ -55,6 +55,8 @@ class Move:
     """What rho' - rho would be of a token that fires, were there no cap."""
     room: Float[Tensor, "*batch"] | None
     """How far the cap is from rho; None without a cap."""
+    is_still: bool = False
+    """Known to have fired nowhere. On a GPU it is not known: looking would wait for the device."""
 
     @property
     def capped(self) -> Bool[Tensor, "*batch"]:
@@ -100,8 +102,11 @@ def move(
         law: what to do; a cap of the number +inf costs nothing.
         among: tokens that may fire; None for all.
     """
-    wanted = law.offset + law.gain * (law.pivot - rho)
     fired = rho < law.gate if among is None else (rho < law.gate) & among
+    if fired.device.type == "cpu" and not fired.any():
+        still = torch.zeros_like(fired, dtype=rho.dtype)
+        return Move(shift=still, fired=fired, wanted=still, room=None, is_still=True)
+    wanted = law.offset + law.gain * (law.pivot - rho)
     if not isinstance(law.cap, Tensor) and law.cap == math.inf:
         return Move(shift=torch.where(fired, wanted, 0.0), fired=fired, wanted=wanted, room=None)
     room = law.cap - rho

@@ -346,7 +346,7 @@ class LayerHook:
         in_scope = chunk.is_real if chosen.scope is None else chosen.scope.mask(chunk)
         moved = move(rho if sign is None else sign * rho, chosen.law, among=in_scope)
         shift = moved.shift if sign is None else sign * moved.shift
-        steered = edit(h, chosen.direction, shift)
+        steered = h if moved.is_still else edit(h, chosen.direction, shift)
         if self._recorder is not None:
             self._recorder.record(
                 HookRecord(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp_steer.errors import SteeringError
-from interp_steer.interventions import edit, move, project, stmp, stmp_law, sttp, swfc
-from interp_steer.layer_hooks import LayerHook
+from interp_steer.interventions import edit, move, project, stmp, stmp_law, sttp, swfc, swfc_law
+from interp_steer.layer_hooks import HookRecord, LayerHook
 from interp_steer.probes import LayerProbe
 from interp_steer.scopes import Scope
 from interp_steer.specs import SteeringSpec, quantile_threshold, resolve
@@ -42,6 +42,25 @@ def run(spec: SteeringSpec, h: Tensor, probe: LayerProbe, **chunk: Any) -> Tenso
     out = plan.hooks()[probe.layer](h, chunk_of(*h.shape[:2], **chunk))
     assert out is not None
     return out
+
+
+class Kept:
+    """A recorder of the last call."""
+
+    last: HookRecord
+
+    def record(self, record: HookRecord) -> None:
+        self.last = record
+
+
+def recorded(
+    spec: SteeringSpec, h: Tensor, probe: LayerProbe, piece: tuple[int, int]
+) -> HookRecord:
+    """What a hook did to a piece of one row of h."""
+    kept, plan = Kept(), SteeringPlan.uniform(spec, probe_set((probe,)))
+    hook = plan.hooks(recorder=kept)[probe.layer]
+    hook(h[:, slice(*piece)], chunk_of(1, h.shape[1], piece=piece))
+    return kept.last
 
 
 def spec_of(method: str, alpha: float, **options: Any) -> SteeringSpec:
@@ -113,12 +132,48 @@ def test_capped_are_only_the_tokens_that_the_cap_shortened() -> None:
     assert stmp(rhos([9.0]), threshold=1, alpha=2, cap=6).item() == 9.0
 
 
+def test_where_nothing_fires_nothing_is_computed_and_all_is_zero() -> None:
+    for law in (stmp_law(threshold=1, alpha=2, cap=6), swfc_law(alpha=1.0, delta_mu=2.0)):
+        for among in (torch.tensor([True, True]), torch.tensor([False, False])):
+            rho = rhos([1.0, 3.0]).double()
+            moved = move(rho, law, among=among)
+            assert moved.is_still is not bool(moved.fired.any())
+            if moved.is_still:
+                assert moved.shift.tolist() == [0.0, 0.0]
+                assert moved.capped.tolist() == [False, False]
+            assert moved.shift.dtype == rho.dtype
+    assert not move(rhos([0.0, 3.0]), stmp_law(threshold=1, alpha=2)).is_still  # the control
+
+
 def test_a_cap_below_the_threshold_is_refused() -> None:
     with pytest.raises(SteeringError, match=r"cap at or above the threshold 2, got cap 1; raise"):
         stmp(rhos([0.0]), threshold=2.0, alpha=1.0, cap=1.0)
 
 
 # --- laws on residuals, through the compiled hook --------------------------------------------
+
+
+@laws
+@given(seeds, st.sampled_from(METHODS), strengths, st.sampled_from(["aligned", "reversed"]))
+def test_a_token_gets_alone_what_it_gets_among_others(
+    seed: int, method: str, alpha: float, direction: str
+) -> None:
+    """Among others some token fires nearly always; alone often none does."""
+    h, probe = normals(seed, 1, 8, D_MODEL), make_probe(seed)
+    spec = spec_of(method, alpha, direction=direction)
+    whole, threshold = recorded(spec, h, probe, (0, 8)), resolve(spec, probe).threshold
+    for at in range(8):
+        alone = recorded(spec, h, probe, (at, at + 1))
+        rho = whole.projection_before[:, at : at + 1]
+        if threshold is not None and (rho - threshold).abs() < 1e-4:
+            continue  # rounding decides
+        for name in ("in_scope", "fired", "capped"):
+            assert torch.equal(getattr(alone, name), getattr(whole, name)[:, at : at + 1])
+        for name in ("projection_before", "shift", "delta_norm", "norm", "projection_after"):
+            among = getattr(whole, name)[:, at : at + 1]
+            torch.testing.assert_close(getattr(alone, name), among, atol=TOLERANCE, rtol=1e-5)
+        if not alone.fired:
+            assert torch.equal(alone.resid_after, h[:, at : at + 1])
 
 
 @laws
