@@ -140,7 +140,7 @@ def test_usage(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (("export", run, "--method", "sttp", "--out", own), 1, "no operating point of sttp in all"),
         (("export", tmp_path / "no", "--out", own), 1, "no"),
         (("import", own, "--out", own), 1, "load_steering reads it"),
-        (("import", tmp_path / "x.gguf", "--out", own), 1, "cannot import"),
+        (("import", tmp_path / "x.gguf", "--out", own), 1, "there is no"),
         (("import", own, "--out", own, "--run", run, "--model", "m"), 2, "not both"),
         (("export", run, "--format", "onnx", "--out", own), 2, "onnx"),
     ):
