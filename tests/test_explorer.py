@@ -37,7 +37,7 @@ from interp_steer.explorer.boundary_numbers import (
     edit_numbers,
     moved_projections,
 )
-from interp_steer.explorer.boundary_view import answer, dragged
+from interp_steer.explorer.boundary_view import answer
 from interp_steer.explorer.compared import differences, visible_lines
 from interp_steer.explorer.downloads import token_download
 from interp_steer.explorer.fired_tokens import most_fired
@@ -47,7 +47,7 @@ from interp_steer.explorer.library import ExplorerError, Library
 from interp_steer.explorer.live import LiveSession
 from interp_steer.explorer.live_view import asked, live_rows
 from interp_steer.explorer.parts import Said
-from interp_steer.explorer.selecting import Event, next_selection, shown_controls
+from interp_steer.explorer.selecting import Event, dragged, next_selection, shown_controls
 from interp_steer.explorer.selection import Choices, Selection, parse_query
 from interp_steer.explorer.server import ExplorerServer
 from interp_steer.explorer.stored import cell_key

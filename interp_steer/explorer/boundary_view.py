@@ -251,17 +251,6 @@ def boundary_figures(
     )
 
 
-def dragged(relayout: dict[str, Any] | None) -> dict[str, float]:
-    """New threshold or target out of plotly's relayout event; empty for zooms and others."""
-    found: dict[str, float] = {}
-    for place, name in enumerate(("threshold", "target")):
-        ends = [(relayout or {}).get(f"shapes[{place}].x{end}") for end in (0, 1)]
-        known = [float(x) for x in ends if isinstance(x, int | float)]
-        if known:
-            found[name] = sum(known) / len(known)
-    return found
-
-
 def register(app: Dash, library: Library) -> None:
     """Answer every change of the selection; keep and list variants."""
     app.clientside_callback(

@@ -11,7 +11,7 @@ from typing import Any
 
 from interp_steer.errors import InterpSteerError
 from interp_steer.explorer.answers import cells_to_compare, selected_cell
-from interp_steer.explorer.boundary_view import choice_of, dragged
+from interp_steer.explorer.boundary_view import choice_of
 from interp_steer.explorer.layers_view import clicked_layer
 from interp_steer.explorer.library import Library, RunView
 from interp_steer.explorer.selection import (
@@ -177,3 +177,14 @@ def _shown_comparison(view: RunView, selection: Selection) -> tuple[list[str], s
 def _rounded(value: float | None) -> float | str:
     """The number as a field shows it; an empty text for none (a number field refuses null)."""
     return "" if value is None or not math.isfinite(value) else float(f"{value:.5g}")
+
+
+def dragged(relayout: dict[str, Any] | None) -> dict[str, float]:
+    """New threshold or target out of plotly's relayout event; empty for zooms and others."""
+    found: dict[str, float] = {}
+    for place, name in enumerate(("threshold", "target")):
+        ends = [(relayout or {}).get(f"shapes[{place}].x{end}") for end in (0, 1)]
+        known = [float(x) for x in ends if isinstance(x, int | float)]
+        if known:
+            found[name] = sum(known) / len(known)
+    return found
