@@ -22,8 +22,8 @@ Claims:
 Pooled and cached must find the same means before any time is taken; tokens are equal in number
 everywhere (what `return_cache` samples are its own draws).
 
-Command: python -m benchmarks capture [--device cuda] [--quick]. Takes about five minutes on two
-idle cores.
+Command: python -m benchmarks capture [--device cuda] [--quick]. Takes a minute and more
+a batch (`--seconds`).
 """
 
 import json

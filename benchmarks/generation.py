@@ -12,8 +12,8 @@ All make exactly `max_new_tokens` tokens a row (no token stops a response), whic
 any time is taken. Ours and Hugging Face's must then agree in greedy tokens; the random numbers that
 they sample with differ.
 
-Command: python -m benchmarks generation [--device cuda] [--quick]. Takes about six minutes on two
-idle cores.
+Command: python -m benchmarks generation [--device cuda] [--quick]. Takes a minute and more
+a batch (`--seconds`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

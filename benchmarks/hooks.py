@@ -11,8 +11,8 @@ Additive steering (SwFC) is what every package does; gated steering (StTP) the o
 an operator or a hook of one's own, as here. At the batches of `generation`, prompts of one length,
 no token stops a response. Greedy tokens of all must agree before any time is taken.
 
-Command: python -m benchmarks hooks [--device cuda] [--quick]. Takes about five minutes on two idle
-cores.
+Command: python -m benchmarks hooks [--device cuda] [--quick]. Takes a minute and more
+a batch and kind of steering (`--seconds`).
 """
 
 from collections import Counter

@@ -13,8 +13,8 @@ The goal is that no curve is steeper than its axis: layers, rows and tokens at m
 tenth of slack; responses at most quadratic as long as they are fewer than dimensions (the Gram
 matrix of n responses is n by n). What that means for a large model is in docs/scaling.md.
 
-Command: python -m benchmarks scaling [--device cuda] [--quick]. Takes about six minutes on two idle
-cores.
+Command: python -m benchmarks scaling [--device cuda] [--quick]. Takes a minute and more
+a curve (`--seconds`).
 """
 
 import tempfile
