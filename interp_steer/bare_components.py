@@ -8,11 +8,25 @@ at all they use PyTorch's fused attention, as Hugging Face does by itself. A com
 of the caller's stays bridged, with everything around it that the hook needs.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+from interp_steer.fused_norms import fused_forward
+
+ASKED_BY_CONFIG = ("output_hidden_states", "output_attentions", "output_router_logits")
+"""Switches of a Hugging Face config that make a forward pass collect outputs."""
+
+OUTPUT_HOOKS = "transformers.utils.output_capturing"
+"""Module of the hooks that collect them."""
+
+HOOK_LISTS = ("fwd_hooks", "bwd_hooks")
+"""Where TransformerLens keeps a hook point's hooks."""
+
+HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where PyTorch keeps a module's hooks."""
 
 BRIDGE_FORKS = ("use_attn_in", "use_split_qkv_input", "use_attn_result", "use_hook_mlp_in")
 """Switches of a bridge's config that reach across components."""
@@ -44,7 +58,10 @@ def bare_components(bridge: Any, *, ours: Collection[Any] = ()) -> Iterator[dict
     swap = _Swap(bridge, ours)
     try:
         swap.idle(bridge.original_model)
-        swap.fuse_attention(bridge.original_model)
+        modules = _modules(bridge.original_model)
+        swap.fuse_attention(bridge.original_model, modules)
+        swap.fuse_norms(modules)
+        swap.silence(modules)
         yield swap.blocks
     finally:
         swap.undo()
@@ -57,8 +74,12 @@ class _Swap:
         self.blocks: dict[int, nn.Module] = {}
         self._layers = {id(block): layer for layer, block in enumerate(bridge.blocks)}
         self._ours = {id(handle) for handle in ours}
+        self._heard: dict[int, bool] = {}
         self._components: list[tuple[nn.Module, str, nn.Module]] = []
         self._configs: list[Any] = []
+        self._eager: list[tuple[Any, Any]] = []
+        self._norms: list[nn.Module] = []
+        self._silenced: list[tuple[Any, int, Any]] = []
 
     def idle(self, parent: nn.Module, *, is_known: bool = False) -> None:
         """Replace the bridge components below `parent` that nobody listens to.
@@ -74,7 +95,7 @@ class _Swap:
             if original is None:
                 self.idle(child, is_known=is_known)
                 continue
-            is_idle = is_known or not any(map(self._has_hooks, child.modules()))
+            is_idle = is_known or not self._is_heard(child)
             if is_idle:
                 self._components.append((parent, name, child))
                 parent._modules[name] = original
@@ -84,50 +105,97 @@ class _Swap:
                 continue
             self.idle(original, is_known=is_idle)
 
-    def fuse_attention(self, model: nn.Module) -> None:
+    def fuse_attention(self, model: nn.Module, modules: Sequence[nn.Module]) -> None:
         """Let Hugging Face's modules use fused attention, unless a bridged one is left."""
         from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
-        modules = list(model.modules())
+        self._configs = _configs(modules)
         if not getattr(model, "_supports_sdpa", False) or any(
             isinstance(module, AttentionBridge) for module in modules
         ):
             return
-        configs = {id(config): config for module in modules if (config := _config_of(module))}
         # Fused attention has no place for a cap on its scores and would leave it out.
-        if any(getattr(one, "attn_logit_softcapping", None) for one in configs.values()):
+        if any(getattr(one, "attn_logit_softcapping", None) for one in self._configs):
             return
-        for config in configs.values():
+        for config in self._configs:
             if config._attn_implementation == "eager":
-                self._configs.append(config)
+                self._eager.append((config, getattr(config, "output_attentions", False)))
                 config._attn_implementation = "sdpa"
+                config.output_attentions = False  # the bridge asks for them; fused there are none
+
+    def fuse_norms(self, modules: Sequence[nn.Module]) -> None:
+        """Let Hugging Face's RMS norms run as one operation."""
+        for module in modules:
+            if (forward := fused_forward(module)) is not None:
+                vars(module)["forward"] = forward
+                self._norms.append(module)
+
+    def silence(self, modules: Sequence[nn.Module]) -> None:
+        """Take off the hooks by which Hugging Face hands out what no caller here asks for.
+
+        They make every call of a module take the long way round.
+        """
+        if any(getattr(one, name, False) for one in self._configs for name in ASKED_BY_CONFIG):
+            return
+        for module in modules:
+            hooks: Any = module._forward_hooks  # declared without the order that it has
+            for key, hook in list(hooks.items()) if hooks else ():
+                if getattr(hook, "__module__", None) == OUTPUT_HOOKS:
+                    self._silenced.append((hooks, key, hooks.pop(key)))
 
     def undo(self) -> None:
         """Put everything back."""
-        for config in self._configs:
+        for hooks, key, hook in reversed(self._silenced):
+            hooks[key] = hook
+            hooks.move_to_end(key, last=False)
+        for norm in self._norms:
+            del vars(norm)["forward"]
+        for config, gives_attentions in self._eager:
             config._attn_implementation = "eager"
+            config.output_attentions = gives_attentions
         for parent, name, component in reversed(self._components):
             parent._modules[name] = component
 
+    def _is_heard(self, module: nn.Module) -> bool:
+        """Whether a hook of any kind, but for ours, sits on the module or below it."""
+        heard = self._heard.get(id(module))
+        if heard is None:
+            self._heard[id(module)] = False  # for whatever leads back here
+            heard = self._has_hooks(module)
+            for child in module._modules.values():
+                if child is not None and self._is_heard(child):
+                    heard = True
+            self._heard[id(module)] = heard
+        return heard
+
     def _has_hooks(self, module: nn.Module) -> bool:
-        """Whether a hook of any kind, but for ours, sits on the module."""
-        listening = [*getattr(module, "fwd_hooks", ()), *getattr(module, "bwd_hooks", ())]
-        if any(id(handle) not in self._ours for handle in listening):
-            return True
-        tables = (
-            module._forward_hooks,
-            module._forward_pre_hooks,
-            module._backward_hooks,
-            module._backward_pre_hooks,
-        )
-        return any(_observes(hook) for table in tables if table for hook in table.values())
+        own = vars(module)  # a bridge's and PyTorch's own look-up take ten times as long
+        for name in HOOK_LISTS:
+            if (handles := own.get(name)) and any(id(one) not in self._ours for one in handles):
+                return True
+        for name in HOOK_TABLES:
+            if (hooks := own[name]) and any(map(_observes, hooks.values())):
+                return True
+        return False
+
+
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """Return a model's modules, each once."""
+    found = {id(model): model}
+    waiting = [model]
+    while waiting:
+        for child in waiting.pop()._modules.values():
+            if child is not None and id(child) not in found:
+                found[id(child)] = child
+                waiting.append(child)
+    return list(found.values())
 
 
 def _observes(hook: Any) -> bool:
     return str(getattr(hook, "__module__", "")).split(".")[0] not in OWN_HOOKS
 
 
-def _config_of(module: nn.Module) -> Any:
-    """Return the Hugging Face config that tells a module which attention to use, if any."""
-    config = getattr(module, "config", None)
-    return config if hasattr(config, "_attn_implementation") else None
+def _configs(modules: Sequence[nn.Module]) -> list[Any]:
+    """Return the Hugging Face configs that tell modules which attention to use, each once."""
+    found = {id(config): config for one in modules if (config := vars(one).get("config"))}
+    return [config for config in found.values() if hasattr(config, "_attn_implementation")]

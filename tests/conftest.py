@@ -184,7 +184,7 @@ def hook_points(lm: HookedLM) -> dict[Any, Any]:
 
 
 def attached_hooks(lm: HookedLM) -> dict[Any, int]:
-    """Number of hooks per hook point, and bypassed components, that are on right now."""
+    """Hooks per hook point, bridged components and replaced forwards, as they are right now."""
     found = {
         name: len(point.fwd_hooks) + len(point.bwd_hooks) + len(point._forward_hooks)
         for name, point in hook_points(lm).items()
@@ -192,6 +192,7 @@ def attached_hooks(lm: HookedLM) -> dict[Any, int]:
     found["bridged"] = sum(
         "_original_component" in module._modules for module in lm._runner.model.modules()
     )
+    found["replaced"] = sum("forward" in vars(module) for module in lm._runner.model.modules())
     return found
 
 

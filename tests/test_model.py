@@ -265,6 +265,40 @@ def test_what_nobody_listens_to_is_hugging_faces_own_and_fused(tiny_lm: HookedLM
     assert {"BlockBridge", "PositionEmbeddingsAttentionBridge", "eager"} <= used
 
 
+def test_what_hugging_face_does_besides_is_off_during_a_call_and_back_after_it(
+    tiny_lm: HookedLM,
+) -> None:
+    """Its norms run as one operation, and no hooks of its own collect what nobody reads."""
+    model = tiny_lm.bridge.original_model
+    tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (4,)))  # installs its hooks
+
+    def found() -> tuple[int, int, bool]:
+        modules = list(model.modules())
+        n_hooks = sum(len(module._forward_hooks) for module in modules)
+        n_fused = sum("forward" in vars(module) for module in modules)
+        return n_hooks, n_fused, model.config.output_attentions
+
+    def during() -> tuple[int, int, bool]:
+        seen: list[tuple[int, int, bool]] = []
+        with tiny_lm.hooks({1: lambda _resid, _chunk: seen.append(found())}):
+            tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (5,)))
+        return seen[0]
+
+    before = found()
+    hooks = [list(module._forward_hooks.items()) for module in model.modules()]
+    assert before == (n_hooks := before[0], 0, True)
+    assert n_hooks >= 2 * tiny_lm.n_layers
+    assert during() == (1, 2 * tiny_lm.n_layers + 1, False)  # the one that looks
+    assert found() == before
+    assert [list(module._forward_hooks.items()) for module in model.modules()] == hooks
+    model.config.output_hidden_states = True  # a caller asks: the hooks stay
+    try:
+        assert during() == (n_hooks + 1, 2 * tiny_lm.n_layers + 1, False)
+    finally:
+        model.config.output_hidden_states = False
+    assert found() == before
+
+
 def test_a_call_within_a_call_is_refused_and_leaves_the_first_one_whole(
     tiny_lm: HookedLM,
 ) -> None:

@@ -24,7 +24,7 @@ FLOORS = (
     ("errors", "names", "config", "narration", "memory", "thinking", "html_tables"),
     ("endpoints", "request_pacing", "command_options", "input_files", "resamples"),
     ("files", "tokens", "logistic", "readability", "kv_cache", "prefix_sharing"),
-    ("newton_cg", "newton_factors", "newton_line"),
+    ("newton_cg", "newton_factors", "newton_line", "fused_norms"),
     ("resid_taps", "bare_components", "logistic_batch", "scenarios"),
     ("widening", "attached_hooks"),
     ("placement", "loading_errors", "model_support"),
