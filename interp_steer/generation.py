@@ -115,25 +115,30 @@ def sample_responses(
     """
     check_prompts(prompts, sample_keys)
     limits = rule.limits(prompts, settings)
-    n_steps = max(limits, default=0)
+    n_steps, least = max(limits, default=0), min(limits, default=0)
     device = next(runner.model.parameters()).device
     record = _Record(len(prompts), n_steps, device)
     limit = torch.tensor(limits, device=device)
     stop_ids = torch.tensor(sorted(rule.stop_ids), device=device, dtype=torch.long)
     uniforms = torch.from_numpy(row_uniforms(settings, sample_keys, n_steps)).float()
-    uniforms = uniforms.to(device)
+    uniforms = uniforms.T.contiguous().to(device)
     with runner.prepared(), ExitStack() as stack:
         rows = LiveRows(runner, left_pad(prompts, pad_id=pad_id, device=device), n_steps)
         rows.thinking = RowThinking.of(prompts, device)
         logits = rows.prefill(settings.prefill_chunk, sharing=stack if share_prefixes else None)
         for step in range(n_steps):
-            chosen = choose_tokens(logits, uniforms[rows.rows, step], settings)
+            chosen = choose_tokens(logits, uniforms[step].index_select(0, rows.rows), settings)
             is_stop = torch.isin(chosen, stop_ids)
-            is_kept = rows.is_open & ~is_stop
-            record.add(rows.rows, step, chosen, logits, is_kept)
-            if on_step is not None and on_step(record.of_step(rows.rows[is_kept], step)):
-                record.stopped_after = step + 1
+            record.add(_Sampled.of(rows.rows, chosen, logits, rows.is_open & ~is_stop))
+            if on_step is not None and on_step(record.last_step()):
+                record.stopped_after = least = step + 1
                 limit = limit.clamp(max=step + 1)
+            if step + 1 < least:  # of no row it is the last
+                rows.close(is_stop)
+                if not rows.compact():
+                    break
+                logits = rows.step(rows.carry(chosen), step)
+                continue
             is_last = step + 1 >= limit[rows.rows]
             rows.close(is_stop if runner.hooks.reads_last_token else is_stop | is_last)
             if not rows.compact():
@@ -147,55 +152,70 @@ def sample_responses(
     return record.results(limits, settings.max_new_tokens)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sampled:
+    """What one step gave the rows that were live."""
+
+    rows: Int[Tensor, "live"]
+    """Index of each in the call."""
+    token_ids: Int[Tensor, "live"]
+    """The token chosen for each, a stop token too."""
+    logprobs: Float[Tensor, "live"]
+    """Its natural-log probability at temperature 1."""
+    is_kept: Bool[Tensor, "live"]
+    """Whether it is part of the response."""
+
+    @classmethod
+    def of(
+        cls,
+        rows: Int[Tensor, "live"],
+        chosen: Int[Tensor, "live"],
+        logits: Float[Tensor, "live d_vocab"],
+        is_kept: Bool[Tensor, "live"],
+    ) -> "_Sampled":
+        """Take what was chosen."""
+        logprobs = logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(dim=-1)
+        return cls(rows=rows, token_ids=chosen, logprobs=logprobs, is_kept=is_kept)
+
+
 @dataclass(slots=True)
 class _Record:
-    """What was sampled so far, on the device; read back once at the end."""
+    """What was sampled so far, on the device; put together and read back once at the end."""
 
     n_rows: int
     n_steps: int
     device: torch.device
-    token_ids: Tensor = field(init=False)
-    logprobs: Tensor = field(init=False)
-    n_tokens: Tensor = field(init=False)
     stopped_after: int | None = None
     """Steps after which the caller ended it."""
+    _steps: list[_Sampled] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        shape = (self.n_rows, self.n_steps)
-        self.token_ids = torch.zeros(shape, dtype=torch.long, device=self.device)
-        self.logprobs = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        self.n_tokens = torch.zeros(self.n_rows, dtype=torch.long, device=self.device)
+    def add(self, step: _Sampled) -> None:
+        """Take the next step."""
+        self._steps.append(step)
 
-    def add(
-        self,
-        rows: Int[Tensor, "live"],
-        step: int,
-        chosen: Int[Tensor, "live"],
-        logits: Float[Tensor, "live d_vocab"],
-        is_kept: Bool[Tensor, "live"],
-    ) -> None:
-        logprobs = logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(dim=-1)
-        self.token_ids[rows, step] = chosen
-        self.logprobs[rows, step] = logprobs
-        self.n_tokens[rows] += is_kept
-
-    def of_step(self, rows: Int[Tensor, "kept"], step: int) -> GenerationStep:
-        """Return what `rows` got in `step`; waits for the device."""
+    def last_step(self) -> GenerationStep:
+        """Return what the last step gave; waits for the device."""
+        step = self._steps[-1]
         return GenerationStep(
-            step=step,
-            rows=tuple(rows.tolist()),
-            token_ids=tuple(self.token_ids[rows, step].tolist()),
-            logprobs=tuple(self.logprobs[rows, step].tolist()),
+            step=len(self._steps) - 1,
+            rows=tuple(step.rows[step.is_kept].tolist()),
+            token_ids=tuple(step.token_ids[step.is_kept].tolist()),
+            logprobs=tuple(step.logprobs[step.is_kept].tolist()),
         )
 
     def results(self, limits: Sequence[int], max_new_tokens: int) -> list[SampledTokens]:
-        rows = zip(
-            self.token_ids.tolist(),
-            self.logprobs.tolist(),
-            self.n_tokens.tolist(),
-            limits,
-            strict=True,
-        )
+        """Return what each row got."""
+        shape = (self.n_rows, self.n_steps)
+        token_ids = torch.zeros(shape, dtype=torch.long, device=self.device)
+        logprobs = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        n_tokens = torch.zeros(self.n_rows, dtype=torch.long, device=self.device)
+        if self._steps:
+            live = torch.cat([step.rows for step in self._steps])
+            at = live, torch.cat([torch.full_like(s.rows, i) for i, s in enumerate(self._steps)])
+            token_ids[at] = torch.cat([step.token_ids for step in self._steps])
+            logprobs[at] = torch.cat([step.logprobs for step in self._steps])
+            n_tokens.index_add_(0, live, torch.cat([s.is_kept for s in self._steps]).long())
+        rows = zip(token_ids.tolist(), logprobs.tolist(), n_tokens.tolist(), limits, strict=True)
         return [
             SampledTokens(
                 token_ids=tuple(token_ids[:n]),

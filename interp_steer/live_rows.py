@@ -58,6 +58,7 @@ class LiveRows:
         self.cache: Any = runner.new_cache()
         self.rows: Int[Tensor, live] = batch.chunk.rows
         self.is_open: Bool[Tensor, live] = torch.ones_like(self.rows, dtype=torch.bool)
+        self._all_open = True
         self.lengths = batch.lengths
         is_real = batch.chunk.is_real.long()
         self.mask = torch.nn.functional.pad(is_real, (0, n_steps), value=1)
@@ -113,20 +114,25 @@ class LiveRows:
 
     def step(self, token_ids: Int[Tensor, "live"], index: int) -> Float[Tensor, "live d_vocab"]:
         """Run response token `index` of every row; closed rows are padding."""
-        response = torch.full_like(token_ids, Segment.RESPONSE)
+        segments = torch.full_like(token_ids, Segment.RESPONSE)
         if self.thinking is not None:
-            response = self.thinking.segments(token_ids)
+            segments = self.thinking.segments(token_ids)
         if self._sharing is not None:
             tokens, is_open = token_ids.cpu().numpy(), self.is_open.cpu().numpy()
             self._move(self._sharing.split(tokens, is_open))
-        token_ids, is_open, response = token_ids[:, None], self.is_open[:, None], response[:, None]
+        positions, indices = self.lengths + index, torch.full_like(token_ids, index)
+        if not self._all_open:
+            segments = segments.masked_fill(~self.is_open, Segment.PAD)
+            positions = positions.masked_fill(~self.is_open, -1)
+            indices = indices.masked_fill(~self.is_open, -1)
         chunk = TokenChunk(
             rows=self.rows,
-            token_ids=token_ids,
-            segments=response.masked_fill(~is_open, Segment.PAD),
-            positions=(self.lengths[:, None] + index).masked_fill(~is_open, -1),
-            response_index=torch.full_like(token_ids, index).masked_fill(~is_open, -1),
-            is_last_prompt=torch.zeros_like(is_open),
+            token_ids=token_ids[:, None],
+            segments=segments[:, None],
+            positions=positions[:, None],
+            response_index=indices[:, None],
+            is_last_prompt=torch.zeros_like(self.is_open)[:, None],
+            has_padding=not self._all_open,
         )
         mask = self.mask[:, : self.batch.width + index + 1]
         return self.runner.run(chunk, mask, cache=self.cache, n_logits=1)[:, -1].float()
@@ -141,7 +147,9 @@ class LiveRows:
         Values of the dropped rows' neighbours, chosen before, are fetched with `carry`.
         """
         n_open, self._kept = int(self.is_open.sum()), None
+        self._all_open = n_open == len(self.rows)
         if n_open and (len(self.rows) - n_open) * COMPACT_FRACTION >= len(self.rows):
+            self._all_open = True
             self._kept = self.is_open.nonzero()[:, 0]
             self.rows, self.lengths = self.carry(self.rows), self.carry(self.lengths)
             self.mask, self.is_open = self.carry(self.mask), self.carry(self.is_open)

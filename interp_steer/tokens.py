@@ -145,6 +145,8 @@ class TokenChunk:
     """Index among the row's generated tokens (RESPONSE, THINKING), from 0; -1 at every other."""
     is_last_prompt: Bool[Tensor, "batch pos"]
     """True at the last token before the response, whose logits choose response token 0."""
+    has_padding: bool = True
+    """False only where it is known that every token is real."""
 
     @property
     def is_real(self) -> Bool[Tensor, "batch pos"]:
@@ -155,8 +157,17 @@ class TokenChunk:
         """Return the chunk on `device`; itself where it is there already."""
         if self.rows.device == device:
             return self
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
-        return TokenChunk(**moved)
+        return self._mapped(lambda values: values.to(device))
+
+    def take(self, rows: Int[Tensor, "chosen"]) -> "TokenChunk":
+        """Return the chunk of some rows of the batch, by their places in it."""
+        return self._mapped(lambda values: values.index_select(0, rows))
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "TokenChunk":
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self, **{name: change(x) for name, x in found.items() if isinstance(x, Tensor)}
+        )
 
 
 ResidHook = Callable[

@@ -8,7 +8,7 @@ Attention then appends to a cache layer exactly the rows that its stage has.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,9 +89,9 @@ class WideningBatch:
             return whole
         if index not in self._chunks:
             at = self._index("rows", index, stage.rows, whole.rows.device)
-            taken = {f.name: getattr(whole, f.name).index_select(0, at) for f in fields(whole)}
-            taken["rows"] = self._known_rows(index, whole.rows, taken["rows"])
-            self._chunks[index] = TokenChunk(**taken)
+            taken = whole.take(at)
+            rows = self._known_rows(index, whole.rows, taken.rows)
+            self._chunks[index] = replace(taken, rows=rows)
         return self._chunks[index]
 
     def _known_rows(

@@ -326,6 +326,21 @@ def test_a_callback_is_told_every_kept_token_once_and_changes_nothing(
     assert len({len(g.token_ids) for g in made}) > 5  # rows do end at different steps
 
 
+def test_a_chunk_without_padding_has_none(tiny_lm: HookedLM) -> None:
+    seen: list[tuple[bool, bool, bool]] = []
+
+    def look(_resid: Tensor, chunk: TokenChunk) -> None:
+        is_step = chunk.token_ids.shape[1] == 1
+        seen.append((is_step, chunk.has_padding, bool((~chunk.is_real).any())))
+
+    with tiny_lm.hooks({0: look}):
+        watched(tiny_lm, None)
+    assert not any(has_any and not may_have for _, may_have, has_any in seen)
+    # Both kinds of decoding steps were met, and where all rows are open it is known.
+    assert {may_have for is_step, may_have, _ in seen if is_step} == {True, False}
+    assert all(may_have == has_any for is_step, may_have, has_any in seen if is_step)
+
+
 @pytest.mark.parametrize("last", [0, 7, 24])
 def test_a_stopped_generation_keeps_what_it_has(tiny_lm: HookedLM, last: int) -> None:
     witness = Witness()
@@ -363,10 +378,13 @@ def test_without_a_callback_no_step_is_read_from_the_device(
     tiny_lm: HookedLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
-    read = _Record.of_step
-    monkeypatch.setattr(
-        _Record, "of_step", lambda self, rows, step: (reads.append(step), read(self, rows, step))[1]
-    )
+    read = _Record.last_step
+
+    def counted(self: _Record) -> GenerationStep:
+        reads.append(read(self).step)
+        return read(self)
+
+    monkeypatch.setattr(_Record, "last_step", counted)
     watched(tiny_lm, None)
     assert reads == []
     watched(tiny_lm, Listener(2))
