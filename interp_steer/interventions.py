@@ -45,18 +45,24 @@ class Law:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """What a law does to each token."""
+    """What a law does to each token; what is not asked for is not computed."""
 
-    shift: Float[Tensor, "*batch"]
-    """rho' - rho; exactly 0 where not fired."""
     fired: Bool[Tensor, "*batch"]
     """The gate let the law act."""
     wanted: Float[Tensor, "*batch"]
     """What rho' - rho would be of a token that fires, were there no cap."""
-    room: Float[Tensor, "*batch"] | None
+    room: Float[Tensor, "*batch"] | None = None
     """How far the cap is from rho; None without a cap."""
-    is_still: bool = False
-    """Known to have fired nowhere. On a GPU it is not known: looking would wait for the device."""
+
+    @property
+    def allowed(self) -> Float[Tensor, "*batch"]:
+        """What rho' - rho is of a token that fires."""
+        return self.wanted if self.room is None else torch.minimum(self.wanted, self.room)
+
+    @property
+    def shift(self) -> Float[Tensor, "*batch"]:
+        """Rho' - rho; exactly 0 where not fired."""
+        return torch.where(self.fired, self.allowed, 0.0)
 
     @property
     def capped(self) -> Bool[Tensor, "*batch"]:
@@ -97,21 +103,38 @@ def move(
 ) -> Move:
     """Apply `law` to projections; the shift is computed directly, not as a difference of rho's.
 
+    Constants that are numbers and change nothing (a gate or cap of +inf, a gain of 0 or 1, an
+    offset of 0) cost nothing: of few tokens, an operation costs what it costs to launch.
+
     Args:
         rho: projections.
-        law: what to do; a cap of the number +inf costs nothing.
+        law: what to do.
         among: tokens that may fire; None for all.
     """
-    fired = rho < law.gate if among is None else (rho < law.gate) & among
-    if fired.device.type == "cpu" and not fired.any():
-        still = torch.zeros_like(fired, dtype=rho.dtype)
-        return Move(shift=still, fired=fired, wanted=still, room=None, is_still=True)
-    wanted = law.offset + law.gain * (law.pivot - rho)
-    if not isinstance(law.cap, Tensor) and law.cap == math.inf:
-        return Move(shift=torch.where(fired, wanted, 0.0), fired=fired, wanted=wanted, room=None)
-    room = law.cap - rho
-    shift = torch.where(fired, torch.minimum(wanted, room), 0.0)
-    return Move(shift=shift, fired=fired, wanted=wanted, room=room)
+    if _is(law.gate, math.inf):
+        fired = torch.ones_like(rho, dtype=torch.bool) if among is None else among
+    else:
+        fired = rho < law.gate
+        fired = fired if among is None else fired & among
+    return Move(
+        fired=fired,
+        wanted=_wanted(rho, law),
+        room=None if _is(law.cap, math.inf) else law.cap - rho,
+    )
+
+
+def _wanted(rho: Float[Tensor, "*batch"], law: Law) -> Float[Tensor, "*batch"]:
+    """Return offset + gain * (pivot - rho)."""
+    if _is(law.gain, 0.0):
+        return torch.zeros_like(rho) + law.offset
+    pulled = law.pivot - rho
+    pulled = pulled if _is(law.gain, 1.0) else law.gain * pulled
+    return pulled if _is(law.offset, 0.0) else law.offset + pulled
+
+
+def _is(constant: Number, value: float) -> bool:
+    """Whether a constant of a law is a number, and this one."""
+    return not isinstance(constant, Tensor) and constant == value
 
 
 def swfc(
@@ -157,7 +180,7 @@ def project(
     h: Float[Tensor, "*batch d_model"], v_hat: Float[Tensor, "d_model"]
 ) -> Float[Tensor, "*batch"]:
     """Return rho = <h, v_hat> in float32, whatever the dtype of `h`."""
-    return h.to(torch.float32) @ v_hat
+    return (h if h.dtype == torch.float32 else h.float()) @ v_hat
 
 
 def token_norms(h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
@@ -170,8 +193,10 @@ def edit(
     h: Float[Tensor, "*batch d_model"],
     direction: Float[Tensor, "... d_model"],
     shift: Float[Tensor, "*batch"],
+    *,
+    among: Bool[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
-    """Return h + shift * direction in the dtype of `h`; tokens with zero shift keep their bits.
+    """Return h + shift * direction in the dtype of `h`; tokens that are not moved keep their bits.
 
     The sum is formed in float32 (float64 if `h` is float64) and rounded once. Bits are kept by
     selection: adding a zero would turn -0.0 into 0.0.
@@ -180,8 +205,15 @@ def edit(
         h: residual stream; never written to.
         direction: unit vector, one for all tokens or one that broadcasts over them.
         shift: signed distance along `direction`, in activation units.
+        among: tokens that are moved, whatever the shift of the others; None for those whose shift
+            is not 0.
     """
-    shift = shift[..., None]
-    wide = h.to(torch.promote_types(h.dtype, torch.float32))
-    moved = (wide + shift * direction).to(h.dtype)
-    return torch.where(shift != 0, moved, h)
+    among, shift = shift != 0 if among is None else among, shift[..., None]
+    moved = _at_least_single(h) + shift * direction
+    return torch.where(among[..., None], moved if moved.dtype == h.dtype else moved.to(h.dtype), h)
+
+
+def _at_least_single(h: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return `h` in float32, or as it is if it is that or wider."""
+    # Compared first: to convert what needs no conversion still costs as much as a small product.
+    return h if h.dtype in (torch.float32, torch.float64) else h.float()

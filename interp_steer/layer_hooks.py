@@ -6,7 +6,6 @@ once; a forward pass gathers them again only when rows have left the batch. Noth
 what to steer (`specs`) or how the hook is attached (`steering`).
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -17,10 +16,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_steer.errors import SteeringError
-from interp_steer.interventions import Law, edit, move, project, token_norms
+from interp_steer.interventions import Law, Move, edit, move, project, token_norms
 from interp_steer.scopes import ScopeBounds
 from interp_steer.specs import LayerSteering
 from interp_steer.tokens import TokenChunk
+
+LAW = tuple(field.name for field in fields(Law))
+"""Names of a law's constants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,7 @@ class RowConstants:
             sign=torch.tensor([[float(slot.sign)] for slot in slots]),
             **{
                 name: torch.tensor([[float(getattr(slot.law, name))] for slot in slots])
-                for name in ("gate", "gain", "pivot", "offset", "cap")
+                for name in LAW
             },
             has_prompt=torch.cat([b.has_prompt for b in bounds]),
             response_limit=torch.cat([b.response_limit for b in bounds]),
@@ -138,21 +140,36 @@ class HookRecord:
     """`Segment` values; -1 at padding."""
     in_scope: Bool[Tensor, "batch pos"]
     """The scope let the method look at the token."""
-    fired: Bool[Tensor, "batch pos"]
-    """In scope, and the gate let the method act."""
-    capped: Bool[Tensor, "batch pos"]
-    """Fired, and shortened by the cap."""
+    moved: Move
+    """What the law did, in the coordinates sign * rho; unrestricted where not fired."""
+    sign: Float[Tensor, "batch 1"] | None
+    """`RowConstants.sign` of the rows; None where none is reversed."""
     projection_before: Float[Tensor, "batch pos"]
     """<h, v_hat> as it arrived, float32, activation units."""
-    shift: Float[Tensor, "batch pos"]
-    """Signed distance that h was moved along the unit edit direction, float32, before rounding to
-    the model's dtype; exactly 0 where not fired."""
     resid_before: Float[Tensor, "batch pos d_model"]
     """h as it arrived, in the model's dtype."""
     resid_after: Float[Tensor, "batch pos d_model"]
     """h' as it left."""
     v_hat: Float[Tensor, "d_model"]
     """Unit direction of the probe, float32, where the tensors are."""
+
+    @property
+    def fired(self) -> Bool[Tensor, "batch pos"]:
+        """In scope, and the gate let the method act."""
+        return self.moved.fired
+
+    @property
+    def capped(self) -> Bool[Tensor, "batch pos"]:
+        """Fired, and shortened by the cap."""
+        return self.moved.capped
+
+    @property
+    def shift(self) -> Float[Tensor, "batch pos"]:
+        """Signed distance that h was moved along the unit edit direction, float32.
+
+        Before rounding to the model's dtype; exactly 0 where not fired.
+        """
+        return self.moved.shift if self.sign is None else self.sign * self.moved.shift
 
     @property
     def projection_after(self) -> Float[Tensor, "batch pos"]:
@@ -195,7 +212,7 @@ class _Chosen:
     sign: Float[Tensor, "row 1"] | None
     """`RowConstants.sign`; None where no slot of the layer is reversed."""
     law: Law
-    """The laws of all rows as one; its cap is the number +inf where no slot has one."""
+    """The laws of all rows as one; a constant that all slots share is a number."""
     scope: ScopeBounds | None
     """The scopes of all rows as one; None where every slot takes all tokens."""
     direction: Float[Tensor, "row 1 d_model"] | Float[Tensor, "d_model"]
@@ -215,10 +232,12 @@ class LayerHook:
         self._stacked = RowConstants.stack(compiled.slots, compiled.v_hat)
         self._v_hat = compiled.v_hat
         # At small batches an operation costs what it costs to launch: what no slot needs is left
-        # out.
+        # out, and of a constant that all share a law may know that it changes nothing.
         self._is_reversed = any(slot.sign < 0 for slot in compiled.slots)
-        self._is_capped = bool(self._stacked.cap.isfinite().any())
         self._takes_all = all(slot.spec.token_scope.kind == "all" for slot in compiled.slots)
+        stacked = self._stacked
+        self._may_move_by_zero = bool(((stacked.gain == 0) & (stacked.offset == 0)).any())
+        self._shared = {name: _constant(getattr(self._stacked, name)) for name in LAW}
 
     @property
     def edits_only(self) -> bool:
@@ -242,7 +261,7 @@ class LayerHook:
         index = self._chosen.index
         if index is None:
             return self._steer(resid, chunk, self._chosen)
-        steered = self._steer(resid.index_select(0, index), _take_rows(chunk, index), self._chosen)
+        steered = self._steer(resid.index_select(0, index), chunk.take(index), self._chosen)
         return resid.index_copy(0, index, steered)
 
     def _choose(self, rows: Int[Tensor, "batch"]) -> _Chosen | None:
@@ -264,11 +283,10 @@ class LayerHook:
             index=index,
             sign=constants.sign if self._is_reversed else None,
             law=Law(
-                gate=constants.gate,
-                gain=constants.gain,
-                pivot=constants.pivot,
-                offset=constants.offset,
-                cap=constants.cap if self._is_capped else math.inf,
+                **{
+                    name: getattr(constants, name) if shared is None else shared
+                    for name, shared in self._shared.items()
+                }
             ),
             scope=None if self._takes_all else constants.scope,
             direction=constants.direction,
@@ -343,10 +361,18 @@ class LayerHook:
     ) -> Float[Tensor, "batch pos d_model"]:
         """Apply every row's law to its tokens in scope."""
         rho, sign = project(h, self._v_hat), chosen.sign
-        in_scope = chunk.is_real if chosen.scope is None else chosen.scope.mask(chunk)
+        if chosen.scope is not None:
+            in_scope = chosen.scope.mask(chunk)
+        else:
+            in_scope = chunk.is_real if chunk.has_padding else None
         moved = move(rho if sign is None else sign * rho, chosen.law, among=in_scope)
-        shift = moved.shift if sign is None else sign * moved.shift
-        steered = h if moved.is_still else edit(h, chosen.direction, shift)
+        shift = moved.shift if self._may_move_by_zero else moved.allowed
+        steered = edit(
+            h,
+            chosen.direction,
+            shift if sign is None else sign * shift,
+            among=None if self._may_move_by_zero else moved.fired,
+        )
         if self._recorder is not None:
             self._recorder.record(
                 HookRecord(
@@ -354,11 +380,10 @@ class LayerHook:
                     rows=chunk.rows,
                     positions=chunk.positions,
                     segments=chunk.segments,
-                    in_scope=in_scope,
-                    fired=moved.fired,
-                    capped=moved.capped,
+                    in_scope=chunk.is_real if in_scope is None else in_scope,
+                    moved=moved,
+                    sign=sign,
                     projection_before=rho,
-                    shift=shift,
                     resid_before=h,
                     resid_after=steered,
                     v_hat=self._v_hat,
@@ -367,8 +392,7 @@ class LayerHook:
         return steered
 
 
-def _take_rows(chunk: TokenChunk, index: Int[Tensor, "chosen"]) -> TokenChunk:
-    """Return the chunk of some rows of the batch."""
-    return TokenChunk(
-        **{f.name: getattr(chunk, f.name).index_select(0, index) for f in fields(chunk)}
-    )
+def _constant(values: Float[Tensor, "slot 1"]) -> float | None:
+    """Return the one value that all slots have, if they do."""
+    first = float(values[0, 0])
+    return first if bool((values == first).all()) else None

@@ -40,7 +40,8 @@ class RecordedCall:
     def of(cls, record: HookRecord, *, copied: bool) -> "RecordedCall":
         """Take one call; copied if it has to wait, as whoever gets h' may write to it."""
         before, after = record.resid_before, record.resid_after
-        columns = {name: getattr(record, name) for name in _FROM_HOOK}
+        is_capped = record.moved.room is not None
+        columns = {n: getattr(record, n) for n in _FROM_HOOK if is_capped or n != "capped"}
         columns["pos"] = record.positions
         columns["row"] = record.rows[:, None].expand_as(record.positions)
         return cls(
@@ -80,6 +81,7 @@ def reduced(calls: Sequence[RecordedCall]) -> RecordedTokens:
     before = _joined([call.before for call in calls])
     after = _joined([call.after for call in calls])
     values = {name: _joined([call.columns[name] for call in calls]) for name in calls[0].columns}
+    values.setdefault("capped", torch.zeros_like(values["fired"]))
     # A sum of each token by itself, whereas a matrix product's rounding depends on how many tokens
     # it has; and a token that did not fire is where it was, to the bit.
     projection = (after.float() * calls[0].v_hat).sum(dim=-1)

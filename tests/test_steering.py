@@ -1,7 +1,7 @@
 """The laws of the three interventions, and of the hook that applies them row by row; no model."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp_steer.errors import SteeringError
-from interp_steer.interventions import edit, move, project, stmp, stmp_law, sttp, swfc, swfc_law
+from interp_steer.interventions import Law, edit, move, project, stmp, stmp_law, sttp, swfc
 from interp_steer.layer_hooks import HookRecord, LayerHook
 from interp_steer.probes import LayerProbe
 from interp_steer.scopes import Scope
@@ -132,17 +132,29 @@ def test_capped_are_only_the_tokens_that_the_cap_shortened() -> None:
     assert stmp(rhos([9.0]), threshold=1, alpha=2, cap=6).item() == 9.0
 
 
-def test_where_nothing_fires_nothing_is_computed_and_all_is_zero() -> None:
-    for law in (stmp_law(threshold=1, alpha=2, cap=6), swfc_law(alpha=1.0, delta_mu=2.0)):
-        for among in (torch.tensor([True, True]), torch.tensor([False, False])):
-            rho = rhos([1.0, 3.0]).double()
-            moved = move(rho, law, among=among)
-            assert moved.is_still is not bool(moved.fired.any())
-            if moved.is_still:
-                assert moved.shift.tolist() == [0.0, 0.0]
-                assert moved.capped.tolist() == [False, False]
-            assert moved.shift.dtype == rho.dtype
-    assert not move(rhos([0.0, 3.0]), stmp_law(threshold=1, alpha=2)).is_still  # the control
+@laws
+@given(
+    st.lists(finite, min_size=1, max_size=8),
+    st.sampled_from([math.inf, 0.5]),
+    st.sampled_from([0.0, 1.0, 1.5]),
+    st.sampled_from([0.0, 2.5]),
+    st.sampled_from([math.inf, 3.0]),
+    st.booleans(),
+)
+def test_a_constant_says_the_same_as_a_number_and_as_a_tensor(
+    values: list[float], gate: float, gain: float, offset: float, cap: float, is_scoped: bool
+) -> None:
+    """Numbers that change nothing are left out of the sum; a tensor's are not looked at."""
+    rho = rhos(values)
+    among = rho > -1.0 if is_scoped else None
+    law = Law(gate=gate, gain=gain, pivot=1.25, offset=offset, cap=cap)
+    tensors = {f.name: torch.tensor([float(getattr(law, f.name))]) for f in fields(law)}
+    found, expected = move(rho, law, among=among), move(rho, Law(**tensors), among=among)
+    for name in ("fired", "shift", "capped"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    if bool(found.fired.any()):  # control: another constant is another law
+        other = move(rho, replace(law, offset=offset - 0.5), among=among)
+        assert not torch.equal(other.wanted, expected.wanted)
 
 
 def test_a_cap_below_the_threshold_is_refused() -> None:

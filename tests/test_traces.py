@@ -234,10 +234,7 @@ def test_recording_reads_no_value_from_the_device() -> None:
         SteeringSpec(method="stmp", layer=0, alpha=1, scope="response", direction="reversed"),
     ]
     hook = SteeringPlan(specs, probes).hooks(recorder=recorder)[0]
-    chunk = chunk_of(2, 5, prompt=3, padding=[0, 2])
-    on_meta = type(chunk)(
-        **{name: getattr(chunk, name).to("meta") for name in chunk.__dataclass_fields__}
-    )
+    on_meta = chunk_of(2, 5, prompt=3, padding=[0, 2]).to(torch.device("meta"))
     resid = torch.empty(2, 5, 12, device="meta")
     for _ in range(3):
         out = hook(resid, on_meta)
