@@ -112,6 +112,10 @@ class AttachedHooks:
             self._attached.remove(attached)
             remove_handle(point, attached.handle)
 
+    def last(self) -> AttachedHook | None:
+        """Return the hook that a forward pass calls last; None without any."""
+        return max(reversed(self._attached), key=lambda one: one.layer, default=None)
+
     @property
     def reads_last_token(self) -> bool:
         """True inside `attached`, when a hook wants tokens whose logits nobody needs.

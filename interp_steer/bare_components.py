@@ -8,8 +8,9 @@ at all they use PyTorch's fused attention, as Hugging Face does by itself. A com
 of the caller's stays bridged, with everything around it that the hook needs.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -36,8 +37,21 @@ OWN_HOOKS = ("transformer_lens", "transformers")
 every norm for its hook points, Hugging Face one on every block for outputs asked for by name."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BareComponents:
+    """What was bypassed."""
+
+    blocks: Mapping[int, nn.Module]
+    """The Hugging Face blocks that stand in for bridged ones, by layer."""
+    is_all: bool
+    """Whether no bridged component is left: nobody but the caller listens to anything."""
+
+
+NOTHING = BareComponents(blocks={}, is_all=False)
+
+
 @contextmanager
-def bare_components(bridge: Any, *, ours: Collection[Any] = ()) -> Iterator[dict[int, nn.Module]]:
+def bare_components(bridge: Any, *, ours: Collection[Any] = ()) -> Iterator[BareComponents]:
     """Bypass what nobody listens to; restore on any exit.
 
     Nothing is done in compatibility mode, where the bridge computes something else, nor with one of
@@ -48,12 +62,12 @@ def bare_components(bridge: Any, *, ours: Collection[Any] = ()) -> Iterator[dict
         ours: handles of hooks behind blocks that the caller runs itself where a block is bypassed.
 
     Yields:
-        The Hugging Face blocks that stand in for bridged ones, by layer.
+        What was bypassed.
     """
     if getattr(bridge, "compatibility_mode", False) or any(
         getattr(bridge.cfg, flag, False) for flag in BRIDGE_FORKS
     ):
-        yield {}
+        yield NOTHING
         return
     swap = _Swap(bridge, ours)
     try:
@@ -62,7 +76,8 @@ def bare_components(bridge: Any, *, ours: Collection[Any] = ()) -> Iterator[dict
         swap.fuse_attention(bridge.original_model, modules)
         swap.fuse_norms(modules)
         swap.silence(modules)
-        yield swap.blocks
+        is_all = not any("_original_component" in module._modules for module in modules)
+        yield BareComponents(blocks=swap.blocks, is_all=is_all)
     finally:
         swap.undo()
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_steer.attached_hooks import find_resid_hook_points
-from interp_steer.bare_components import bare_components
+from interp_steer.bare_components import NOTHING, bare_components
 from interp_steer.errors import ModelError
 from interp_steer.model_identity import UNPROCESSED, config_hash, is_centred
 from interp_steer.resid_taps import ResidTap
@@ -45,7 +45,7 @@ class ChunkRunner(ModelRunner):
         self.is_reference = reference
         """Whether everything runs through the bridge's own components."""
         self._forward_options = forward_options(self.model)
-        self._bare: dict[int, nn.Module] = {}
+        self._bare = NOTHING
 
     def fresh(self) -> "ChunkRunner":
         """Return another runner of the same bridge, to which nothing is attached."""
@@ -101,12 +101,18 @@ class ChunkRunner(ModelRunner):
         """Whether a batch may widen between blocks: positions by row, a cache layer a block."""
         return self.takes_positions and len(self.new_cache().layers) == self.n_layers
 
+    @property
+    def may_end_early(self) -> bool:
+        """True within `prepared` where the caller has no hooks of their own on the model."""
+        return self._bare.is_all
+
     def _taps(self) -> list[ResidTap]:
+        blocks = self._bare.blocks
         return [
             ResidTap(
-                block=self._bare[layer] if layer in self._bare else self.wrapped.blocks[layer],
+                block=blocks[layer] if layer in blocks else self.wrapped.blocks[layer],
                 point=point,
-                is_bare=layer in self._bare,
+                is_bare=layer in blocks,
             )
             for layer, point in enumerate(self.hooks.points)
         ]
@@ -116,7 +122,7 @@ class ChunkRunner(ModelRunner):
         if not self.is_reference:
             ours = [one.handle for one in self.hooks]
             self._bare = stack.enter_context(bare_components(self.wrapped, ours=ours))
-            stack.callback(setattr, self, "_bare", {})
+            stack.callback(setattr, self, "_bare", NOTHING)
         taps = self._taps()
         for one in self.hooks:
             if taps[one.layer].is_bare:

@@ -115,7 +115,8 @@ def sample_responses(
     """
     check_prompts(prompts, sample_keys)
     limits = rule.limits(prompts, settings)
-    n_steps, least = max(limits, default=0), min(limits, default=0)
+    n_steps = most = max(limits, default=0)
+    least = min(limits, default=0)
     device = next(runner.model.parameters()).device
     record = _Record(len(prompts), n_steps, device)
     limit = torch.tensor(limits, device=device)
@@ -131,7 +132,7 @@ def sample_responses(
             is_stop = torch.isin(chosen, stop_ids)
             record.add(_Sampled.of(rows.rows, chosen, logits, rows.is_open & ~is_stop))
             if on_step is not None and on_step(record.last_step()):
-                record.stopped_after = least = step + 1
+                record.stopped_after = least = most = step + 1
                 limit = limit.clamp(max=step + 1)
             if step + 1 < least:  # of no row it is the last
                 rows.close(is_stop)
@@ -144,6 +145,9 @@ def sample_responses(
             if not rows.compact():
                 break
             chosen, is_last = rows.carry(chosen), rows.carry(is_last)
+            if step + 1 >= most:  # of all rows it is
+                rows.end(chosen, step)
+                break
             logits = rows.step(chosen, step)
             rows.close(is_last)
             if not rows.compact():

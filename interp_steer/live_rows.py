@@ -114,6 +114,18 @@ class LiveRows:
 
     def step(self, token_ids: Int[Tensor, "live"], index: int) -> Float[Tensor, "live d_vocab"]:
         """Run response token `index` of every row; closed rows are padding."""
+        chunk, mask = self._next(token_ids, index)
+        return self.runner.run(chunk, mask, cache=self.cache, n_logits=1)[:, -1].float()
+
+    def end(self, token_ids: Int[Tensor, "live"], index: int) -> None:
+        """Run response token `index`, the last of every row, for the hooks that look at it."""
+        chunk, mask = self._next(token_ids, index)
+        self.runner.run_for_hooks(chunk, mask, cache=self.cache)
+
+    def _next(
+        self, token_ids: Int[Tensor, "live"], index: int
+    ) -> tuple[TokenChunk, Int[Tensor, "live kv_pos"]]:
+        """Return the chunk of the rows' next tokens, and the mask of what they see."""
         segments = torch.full_like(token_ids, Segment.RESPONSE)
         if self.thinking is not None:
             segments = self.thinking.segments(token_ids)
@@ -134,8 +146,7 @@ class LiveRows:
             is_last_prompt=torch.zeros_like(self.is_open)[:, None],
             has_padding=not self._all_open,
         )
-        mask = self.mask[:, : self.batch.width + index + 1]
-        return self.runner.run(chunk, mask, cache=self.cache, n_logits=1)[:, -1].float()
+        return chunk, self.mask[:, : self.batch.width + index + 1]
 
     def close(self, is_done: Bool[Tensor, "live"]) -> None:
         """Mark rows as finished; until `compact` drops them they run as padding."""

@@ -255,7 +255,8 @@ class HookedLM:
 
         Args:
             sequences: any prompts or prompts with responses.
-            return_logits: False saves the unembedding, for passes made for their hooks.
+            return_logits: False for passes made for their hooks: where nobody else listens, they
+                end behind the last hooked block.
             chunk: positions per call, on a key-value cache; None runs all in one.
             first_positions: position id of each sequence's first token, so that tokens which two
                 sequences share can be given equal ids; 0 for all by default. With rotary or other
@@ -273,10 +274,8 @@ class HookedLM:
         self._check_lengths(sequences, starts)
         batch = left_pad(sequences, pad_id=PAD_ID, device=self.device)
         shift = torch.tensor(starts, device=self.device) if any(starts) else None
-        n_logits = 0 if return_logits else 1
         with self._runner.prepared():
-            logits = self._forward_pieces(batch, n_logits, chunk, shift)
-        return logits if return_logits else None
+            return self._forward_pieces(batch, return_logits, chunk, shift)
 
     @property
     def takes_positions(self) -> bool:
@@ -300,25 +299,24 @@ class HookedLM:
     def _forward_pieces(
         self,
         batch: PaddedBatch,
-        n_logits: int,
+        returns_logits: bool,
         size: int | None,
         shift: Int[Tensor, "batch"] | None,
-    ) -> Float[Tensor, "batch pos d_vocab"]:
+    ) -> Float[Tensor, "batch pos d_vocab"] | None:
+        run = self._runner.run if returns_logits else self._runner.run_for_hooks
         mask = batch.chunk.is_real.long()
         if size is None:
-            return self._runner.run(batch.chunk, mask, n_logits=n_logits, first_positions=shift)
+            return run(batch.chunk, mask, first_positions=shift)
         if size < 1:
             raise ModelError(f"chunk must be at least 1 position or None, got {size}")
         self._runner.check_piece(batch, size)
-        cache, pieces = self._runner.new_cache(), []
+        cache = self._runner.new_cache()
+        logits = []
         for start in range(0, batch.width, size):
             stop = min(start + size, batch.width)
             piece = batch.piece(start, stop)
-            run = self._runner.run(
-                piece, mask[:, :stop], cache=cache, n_logits=n_logits, first_positions=shift
-            )
-            pieces = [run] if n_logits else [*pieces, run]
-        return torch.cat(pieces, dim=1)
+            logits.append(run(piece, mask[:, :stop], cache=cache, first_positions=shift))
+        return torch.cat(logits, dim=1) if returns_logits else None
 
     def generate(
         self,

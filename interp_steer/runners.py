@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp_steer.attached_hooks import AttachedHooks, LayerHooks
+from interp_steer.attached_hooks import AttachedHook, AttachedHooks, LayerHooks
 from interp_steer.errors import ModelError
 from interp_steer.model_identity import UNPROCESSED
 from interp_steer.names import resid_post
@@ -50,6 +50,7 @@ class ModelRunner(ABC):
         self.hooks = AttachedHooks(points, wrap=self._hook_call)
         self._chunk: TokenChunk | None = None
         self._widening: WideningBatch | None = None
+        self._last: AttachedHook | None = None
 
     @abstractmethod
     def fresh(self) -> "ModelRunner":
@@ -148,6 +149,11 @@ class ModelRunner(ABC):
         """Whether `call` can be given `first_positions`."""
         return False
 
+    @property
+    def may_end_early(self) -> bool:
+        """Whether a call may be broken off behind a block, since nobody listens to what follows."""
+        return False
+
     @cached_property
     def shares_blocks(self) -> bool:
         """Whether a batch may widen between blocks (see `_taps`); rows equal throughout share."""
@@ -208,6 +214,34 @@ class ModelRunner(ABC):
         logits = logits.to(chunk.token_ids.device)
         logits = logits[:, -n_logits:] if n_logits else logits
         return logits if widening is None else widening.spread(logits)
+
+    def run_for_hooks(
+        self,
+        chunk: TokenChunk,
+        attention_mask: Int[Tensor, "batch kv_pos"],
+        *,
+        cache: Any | None = None,
+        first_positions: Int[Tensor, "batch"] | None = None,
+    ) -> None:
+        """Forward one chunk for what the attached hooks see and do, no further than the last one.
+
+        A cache is then not extended in the layers above: only calls like this one may follow on it.
+
+        Args:
+            chunk: see `run`, as for all others.
+            attention_mask: see `run`.
+            cache: see `run`.
+            first_positions: see `run`.
+        """
+        self._last = self.hooks.last() if self.may_end_early else None
+        try:
+            self.run(
+                chunk, attention_mask, cache=cache, n_logits=1, first_positions=first_positions
+            )
+        except _AllSeen:
+            pass
+        finally:
+            self._last = None
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -272,6 +306,12 @@ class ModelRunner(ABC):
                     f"{tuple(resid.shape)} {resid.dtype}; it returned {tuple(edited.shape)} "
                     f"{edited.dtype}"
                 )
+            if self._last is not None and self._last.call is call:
+                raise _AllSeen
             return edited
 
         return call
+
+
+class _AllSeen(Exception):  # noqa: N818 - no error, and nobody's to catch
+    """Ends a forward pass of `run_for_hooks` behind the last hook."""

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers.models.mistral.modeling_mistral import MistralMLP
 
 from conftest import Pair, attached_hooks, save_tiny
+from interp_steer.attached_hooks import LayerHooks
 from interp_steer.errors import ModelError
 from interp_steer.model import GenerationSettings, HookedLM
 from interp_steer.tokens import ResidHook, Segment, TokenChunk, TokenizedPrompt
@@ -297,6 +299,88 @@ def test_what_hugging_face_does_besides_is_off_during_a_call_and_back_after_it(
     finally:
         model.config.output_hidden_states = False
     assert found() == before
+
+
+@pytest.fixture
+def ran(tiny_lm: HookedLM, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An entry for every block of the model that runs; without a hook, which would be heard."""
+    found: list[str] = []
+    model = tiny_lm.bridge.original_model
+
+    def watch(kind: type[torch.nn.Module], name: str) -> None:
+        forward = kind.forward
+
+        def noted(self: torch.nn.Module, *args: object, **options: object) -> object:
+            if any(self is module for module in model.modules()):
+                found.append(name)
+            return forward(self, *args, **options)
+
+        monkeypatch.setattr(kind, "forward", noted)
+
+    watch(MistralMLP, "block")
+    return found
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_pass_for_hooks_ends_behind_the_last_of_them(
+    tiny_lm: HookedLM, ran: list[str], chunk: int | None
+) -> None:
+    sequences = random_sequences(tiny_lm.d_vocab, (4, 2))
+    seen: list[Tensor] = []
+
+    def look(resid: Tensor, _chunk: TokenChunk) -> None:
+        seen.append(resid.clone())
+
+    def blocks_and_residuals(hooks: LayerHooks, *, logits: bool) -> tuple[int, list[Tensor]]:
+        seen.clear()
+        ran.clear()
+        with tiny_lm.hooks(hooks):
+            assert (tiny_lm.forward(sequences, return_logits=logits, chunk=chunk) is None) != logits
+        return ran.count("block"), list(seen)
+
+    pieces = 1 if chunk is None else 2
+    both = [(1, look), (0, look), (1, look)]
+    n_whole, whole = blocks_and_residuals(both, logits=True)
+    n_short, short = blocks_and_residuals(both, logits=False)
+    assert (n_whole, n_short) == (3 * pieces, 2 * pieces)
+    assert len(short) == 3 * pieces
+    assert all(map(torch.equal, short, whole))
+    assert blocks_and_residuals({}, logits=False)[0] == 3 * pieces
+    # A hook of the caller's own behind the last of these still gets what it waits for.
+    point = tiny_lm.bridge.blocks[2].hook_out
+    point.add_hook(lambda _tensor, *, hook: seen.append(hook.name))
+    try:
+        assert blocks_and_residuals({0: look}, logits=False)[1].count(point.name) == pieces
+    finally:
+        point.remove_hooks()
+    # In the reference everything runs.
+    reference = HookedLM(tiny_lm.bridge, reference=True)
+    with reference.hooks({0: look}):
+        ran.clear()
+        reference.forward(sequences, return_logits=False)
+    assert ran.count("block") == 3
+
+
+def test_the_last_token_is_run_as_far_as_a_hook_looks(tiny_lm: HookedLM, ran: list[str]) -> None:
+    """Four tokens: the prompt, three steps, and of the fourth token what is read."""
+    prompts = random_sequences(tiny_lm.d_vocab, (4, 2))
+    settings = GenerationSettings(max_new_tokens=4, temperature=0.0)
+    n_seen: list[int] = []
+
+    def look(_resid: Tensor, chunk: TokenChunk) -> None:
+        n_seen.append(int(chunk.is_real.sum()))
+
+    before, tiny_lm.stop_ids = tiny_lm.stop_ids, frozenset[int]()
+    try:
+        plain = tiny_lm.generate(prompts, settings, sample_keys=list("ab"))
+        n_bare = ran.count("block")
+        ran.clear()
+        with tiny_lm.hooks({0: look}):
+            assert tiny_lm.generate(prompts, settings, sample_keys=list("ab")) == plain
+    finally:
+        tiny_lm.stop_ids = before
+    assert (n_bare, ran.count("block")) == (4 * 3, 4 * 3 + 1)
+    assert n_seen == [6, 2, 2, 2, 2]
 
 
 def test_a_call_within_a_call_is_refused_and_leaves_the_first_one_whole(
