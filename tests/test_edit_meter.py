@@ -239,10 +239,7 @@ def test_metering_reads_no_value_from_the_device() -> None:
         SteeringSpec(method="stmp", layer=0, alpha=1, scope="response", direction="reversed"),
     ]
     hook = SteeringPlan(specs, probes).hooks(recorder=meter)[0]
-    chunk = chunk_of(2, 5, prompt=3, padding=[0, 2])
-    on_meta = type(chunk)(
-        **{name: getattr(chunk, name).to("meta") for name in chunk.__dataclass_fields__}
-    )
+    on_meta = chunk_of(2, 5, prompt=3, padding=[0, 2]).to(torch.device("meta"))
     for _ in range(3):
         assert hook(torch.empty(2, 5, D_MODEL, device="meta"), on_meta) is not None
     assert len(meter._totals) == 1

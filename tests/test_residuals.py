@@ -1,7 +1,7 @@
 """Pooled and per-token residuals: generated = teacher-forced = plain PyTorch hooks."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from interp_steer.residuals import (
     stream_token_residuals,
 )
 from interp_steer.sampling import GenerationSettings
-from interp_steer.tokens import ResidHook, Segment, TokenChunk
+from interp_steer.tokens import PaddedBatch, ResidHook, Segment, TokenChunk
 from reference import plain_forward, random_sequences
 from steering_cases import chunk_of
 
@@ -91,16 +91,8 @@ def test_tokens_set_aside_are_summed_as_at_once(
 
 
 def test_a_token_set_aside_is_not_changed_by_who_got_its_residual_stream() -> None:
-    whole = chunk_of(2, 3, prompt=1)
-    pieces = [
-        type(whole)(
-            **{
-                name: value if value.ndim == 1 else value[:, at : at + 1]
-                for name, value in asdict(whole).items()
-            }
-        )
-        for at in range(3)
-    ]
+    whole = PaddedBatch(chunk=chunk_of(2, 3, prompt=1), lengths=torch.tensor([3, 3]))
+    pieces = [whole.piece(at, at + 1) for at in range(3)]
     resid = torch.randn(3, 2, 2, 1, 8)  # piece, layer, row
     capture = PooledCapture(2, layers=(0, 1))
     hooks = capture.hooks()
