@@ -10,10 +10,11 @@
 
 All make exactly `max_new_tokens` tokens a row (no token stops a response), which is checked before
 any time is taken. Ours and Hugging Face's must then agree in greedy tokens; the random numbers that
-they sample with differ.
+they sample with differ. What is compared takes turns by itself: a difference of a hundredth would
+drown in what changes on a shared machine between more distant turns.
 
-Command: python -m benchmarks generation [--device cuda] [--quick]. Takes a minute and more
-a batch (`--seconds`).
+Command: python -m benchmarks generation [--device cuda] [--quick]. Takes four minutes and more
+a batch (`--seconds`, for each of four comparisons).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,25 +133,34 @@ def _overheads(batch: Batch, options: Options) -> list[Ratio]:
     for name, contestant in contestants.items():  # also warms every path up
         if (made := contestant()) != wanted:
             raise BenchmarkError(f"{name} was to make {wanted} tokens and made {made:.0f}")
-    rates = interleaved(
-        contestants, runs=options.runs, seconds=options.seconds, device=options.device
-    )
     case = f"{batch.work.name}, batch {batch.n_rows}, {batch.settings.max_new_tokens} tokens"
 
-    def overhead(claim: str, of: str, limit: str, goal: Goal, note: str = "") -> Ratio:
-        return measured(
-            claim,
-            case + note,
-            paired_ratio(rates[limit], rates[of]),
+    def overheads(limit: str, claims: dict[str, tuple[str, Goal]], note: str = "") -> list[Ratio]:
+        """Claims of the contestants that are compared with one limit, which alone take turns."""
+        rates = interleaved(
+            {name: contestants[name] for name in (limit, *claims)},
+            runs=options.runs,
+            seconds=options.seconds,
             device=options.device,
-            goal=None if options.quick else goal,
         )
+        return [
+            measured(
+                claim,
+                case + note,
+                paired_ratio(rates[limit], rates[name]),
+                device=options.device,
+                goal=None if options.quick else goal,
+            )
+            for name, (claim, goal) in claims.items()
+        ]
 
-    found = [overhead("generate_vs_hf", "ours", "plain", GENERATE)]
+    found = overheads("plain", {"ours": ("generate_vs_hf", GENERATE)})
     for method, _ in METHODS:
-        found.append(overhead("steer_overhead", f"{method} False", "ours", STEER, f", {method}"))
-        traced = overhead("steer_traces_overhead", f"{method} True", "ours", TRACE, f", {method}")
-        found.append(traced)
+        claims = {
+            f"{method} False": ("steer_overhead", STEER),
+            f"{method} True": ("steer_traces_overhead", TRACE),
+        }
+        found += overheads("ours", claims, f", {method}")
     return found
 
 
