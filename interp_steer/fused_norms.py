@@ -16,6 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Of weights that are taken."""
+
 _TRIED: "WeakKeyDictionary[nn.Module, tuple[torch.dtype, torch.device, bool]]" = WeakKeyDictionary()
 """Norms that were tried, with what they were then and whether they can be fused."""
 
@@ -41,9 +44,9 @@ def _looks_like_one(norm: Any) -> bool:
         return False
     weight = norm._parameters.get("weight")
     return (
-        isinstance(weight, Tensor)
+        type(weight) in (nn.Parameter, Tensor)  # one that is spread over devices is another class
         and weight.ndim == 1
-        and weight.is_floating_point()
+        and weight.dtype in DTYPES
         and not weight.is_meta
         and isinstance(_epsilon(norm), float)
         and _n_arguments(type(norm)) == 2  # self and what it norms

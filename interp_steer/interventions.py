@@ -126,7 +126,9 @@ def move(
 def _wanted(rho: Float[Tensor, "*batch"], law: Law) -> Float[Tensor, "*batch"]:
     """Return offset + gain * (pivot - rho)."""
     if _is(law.gain, 0.0):
-        return torch.zeros_like(rho) + law.offset
+        if isinstance(law.offset, Tensor):
+            return law.offset.expand_as(rho)
+        return torch.full_like(rho, law.offset)
     pulled = law.pivot - rho
     pulled = pulled if _is(law.gain, 1.0) else law.gain * pulled
     return pulled if _is(law.offset, 0.0) else law.offset + pulled

@@ -141,7 +141,7 @@ class HookRecord:
     in_scope: Bool[Tensor, "batch pos"]
     """The scope let the method look at the token."""
     moved: Move
-    """What the law did, in the coordinates sign * rho; unrestricted where not fired."""
+    """What the law did, in the coordinates sign * rho."""
     sign: Float[Tensor, "batch 1"] | None
     """`RowConstants.sign` of the rows; None where none is reversed."""
     projection_before: Float[Tensor, "batch pos"]

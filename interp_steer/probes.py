@@ -242,7 +242,8 @@ def shuffled_label_direction(
     depends on (seed, draw, scenario ids) alone.
 
     Raises:
-        ProbeError: data that `fit_probes` would refuse, or fewer than two scenarios.
+        ProbeError: data that `fit_probes` would refuse, fewer than two scenarios, or a negative
+            draw or seed.
     """
     data = LabelledResiduals(
         aligned=aligned,
@@ -265,12 +266,14 @@ def shuffled_labels(
     """Labels of the responses, aligned first, as `shuffled_label_direction` swaps them.
 
     Raises:
-        ProbeError: fewer than two scenarios, or one side left empty.
+        ProbeError: fewer than two scenarios, one side left empty, or a negative draw or seed.
     """
     scenarios = [*scenario_ids[0], *scenario_ids[1]]
     names = sorted(set(scenarios))
     if len(names) < 2:
         raise ProbeError(f"swapping half of the scenarios needs at least 2, got {len(names)}")
+    if draw < 0 or seed < 0:
+        raise ProbeError(f"draw and seed must be 0 or more, got draw {draw} and seed {seed}")
     order = np.random.default_rng([seed, draw]).permutation(len(names))
     swapped = {names[place] for place in order[: len(names) // 2]}
     is_aligned = np.arange(len(scenarios)) < len(scenario_ids[0])

@@ -103,6 +103,7 @@ def start_study(out: Path, lm: HookedLM, sources: Sources, *, sampling: Sampling
     scenarios = load_one_trait(file)
     study = Study(run=Run.create(out), lm=lm, scenarios=scenarios, sampling=sampling)
     if study.run.manifest_file.exists():
+        _refuse_other_trait(study, file)
         _refuse_other_processing(study)
     study.run.pin(
         study.pins,
@@ -159,6 +160,16 @@ def reopen_study(
     _refuse_other_processing(study)
     run.check_pins(_known_pins(run, study.pins))
     return study
+
+
+def _refuse_other_trait(study: Study, file: Path) -> None:
+    """Say so where the scenarios are of another trait than the run's, instead of two hashes."""
+    known = study.run.manifest.get("trait", study.trait)
+    if known != study.trait:
+        raise RunError(
+            f"the run {study.run.path} is about {known!r:.60}, and the scenarios of {file} about "
+            f"{study.trait!r}; give them a new run directory"
+        )
 
 
 def _refuse_other_processing(study: Study) -> None:

@@ -415,6 +415,14 @@ def test_draws_differ_and_repeat() -> None:
 # ---------------------------------------------------------------- refusals
 
 
+@pytest.mark.parametrize("which", ["draw", "seed"])
+def test_a_draw_or_seed_below_zero_is_refused(which: str) -> None:
+    aligned, malicious = sides()
+    numbers = {"draw": 0, "seed": 1, which: -1}
+    with pytest.raises(ProbeError, match=rf"0 or more, got .*{which} -1"):
+        shuffled_label_direction(aligned, malicious, scenario_ids=ids(20), **numbers)
+
+
 @pytest.mark.parametrize(
     ("size", "c", "method"),
     [

@@ -20,7 +20,7 @@ from interp_steer.sweep import read_rows
 from interp_steer.sweep_plan import grid_cells, grid_record, planned_split
 from interp_steer.sweep_stage import run_report, select, sweep
 from selection_cases import scenario
-from study_cases import SAMPLING, WordJudge, new_study, tiny_study
+from study_cases import SAMPLING, WordJudge, new_study, scenarios, tiny_study
 
 TWO_FOLD = SweepConfig(
     layers=(0, 1),
@@ -216,6 +216,18 @@ class TestRefusals:
         bare = new_study(tmp_path, tiny_lm, tiny_dir)
         with pytest.raises(RunError, match="has no probes; run `interp-steer fit"):
             sweep(bare, TWO_FOLD, judge=WordJudge())
+
+    def test_a_run_of_another_trait(
+        self, tmp_path: Path, tiny_lm: HookedLM, tiny_dir: Path
+    ) -> None:
+        new_study(tmp_path, tiny_lm, tiny_dir)
+        file = tmp_path / "others.jsonl"
+        save_scenarios(file, [replace(one, trait="compassion") for one in scenarios()])
+        sources = Sources(model=str(tiny_dir), scenarios=file)
+        before = (tmp_path / "run" / "manifest.json").read_bytes()
+        with pytest.raises(RunError, match="is about 'honesty', and the scenarios of .*'compassio"):
+            start_study(tmp_path / "run", tiny_lm, sources, sampling=SAMPLING)
+        assert (tmp_path / "run" / "manifest.json").read_bytes() == before
 
     def test_a_run_without_a_sweep(self, study: Study) -> None:
         with pytest.raises(RunError, match="has no sweep; run `interp-steer sweep"):
