@@ -15,7 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import capture, explorer, fitting, generation, hooks, pages, peer_packages
+from benchmarks import (
+    capture,
+    explorer,
+    fitting,
+    generation,
+    hook_time,
+    hooks,
+    pages,
+    peer_packages,
+)
 from benchmarks import sweep as sweep_benchmark
 from benchmarks.peers import PlainModel
 from benchmarks.ratios import (
@@ -37,6 +46,7 @@ from interp_steer.cells import steered_cell
 from interp_steer.errors import RunError
 from interp_steer.explorer import boundary_view
 from interp_steer.fit_stage import read_responses
+from interp_steer.layer_hooks import LayerHook
 from interp_steer.logistic import fit_logistic
 from interp_steer.run_figures import draw_figures
 from interp_steer.runs import Run
@@ -277,6 +287,42 @@ class TestSweepBenchmark:
         with pytest.raises(KeyError), work.plain.steered(work.cells[0], probe):
             raise KeyError
         assert not any(module._forward_hooks for module in work.plain.model.model.layers)
+
+
+class TestHookTime:
+    def test_what_a_hook_takes_is_counted_and_nothing_else(
+        self, work: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A hook of ten hours, by a clock that only it moves, in a run of one second besides."""
+        now = [0.0]
+        monkeypatch.setattr(hook_time.time, "perf_counter", lambda: now[0])
+        batch = generation.Batch(work=work, n_rows=2, settings=work.study.settings)
+        calls = []
+        steered = LayerHook._steer
+
+        def slow(self, *args):
+            now[0] += 36_000.0
+            calls.append(args)
+            return steered(self, *args)
+
+        def run() -> float:
+            now[0] += 1.0
+            return batch.ours("swfc", 2.0)
+
+        before = LayerHook.__call__
+        monkeypatch.setattr(LayerHook, "_steer", slow)
+        spent = hook_time.Spent()
+        spent.timed(run)
+        assert spent.hooks == [36_000.0 * len(calls)]
+        assert spent.whole == [36_000.0 * len(calls) + 1.0]
+        assert spent.ratio().median == spent.whole[0]
+        assert len(calls) == work.study.settings.max_new_tokens
+        assert LayerHook.__call__ is before
+
+    def test_an_unsteered_run_is_refused(self, work: Workload) -> None:
+        batch = generation.Batch(work=work, n_rows=2, settings=work.study.settings)
+        with pytest.raises(BenchmarkError, match="no hook was called"):
+            hook_time.Spent().timed(batch.ours)
 
 
 @pytest.mark.slow
