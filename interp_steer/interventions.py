@@ -61,7 +61,7 @@ class Move:
 
     @property
     def shift(self) -> Float[Tensor, "*batch"]:
-        """Rho' - rho; exactly 0 where not fired."""
+        """The move rho' - rho; exactly 0 where not fired."""
         return torch.where(self.fired, self.allowed, 0.0)
 
     @property

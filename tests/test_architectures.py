@@ -107,6 +107,19 @@ class TestUnsteered:
                     parts = [r[row][piece.is_real[row]] for r, piece in seen[layer]]
                     assert relative_error(torch.cat(parts), resid[layer]) < case.noise
 
+    def test_a_pass_for_hooks_sees_what_a_whole_one_sees(self, case: Case) -> None:
+        """In pieces on a cache too, which then grows in the lower layers alone."""
+        sequences = random_sequences(case.lm.d_vocab, LENGTHS)
+        for layer in (0, case.lm.n_layers - 1):
+            for chunk in chunks_of(case):
+                found: list[Tensor] = []
+                for return_logits in (True, False):
+                    seen: dict[int, list[tuple[Tensor, TokenChunk]]] = {}
+                    with case.lm.hooks({layer: _reader(seen, layer)}):
+                        case.lm.forward(sequences, return_logits=return_logits, chunk=chunk)
+                    found.append(torch.cat([r[piece.is_real] for r, piece in seen[layer]]))
+                assert torch.equal(*found)
+
     def test_greedy_text_is_hugging_faces_own(self, case: Case) -> None:
         """In a padded batch, with prompts shared and not."""
         prompts = random_sequences(case.lm.d_vocab, (21, 4, 33))
