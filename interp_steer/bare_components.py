@@ -44,7 +44,8 @@ class BareComponents:
     blocks: Mapping[int, nn.Module]
     """The Hugging Face blocks that stand in for bridged ones, by layer."""
     is_all: bool
-    """Whether no bridged component is left: nobody but the caller listens to anything."""
+    """Whether no bridged component is left and no module has hooks: nobody but the caller of
+    `bare_components` listens to anything."""
 
 
 NOTHING = BareComponents(blocks={}, is_all=False)
@@ -76,8 +77,7 @@ def bare_components(bridge: Any, *, ours: Collection[Any] = ()) -> Iterator[Bare
         swap.fuse_attention(bridge.original_model, modules)
         swap.fuse_norms(modules)
         swap.silence(modules)
-        is_all = not any("_original_component" in module._modules for module in modules)
-        yield BareComponents(blocks=swap.blocks, is_all=is_all)
+        yield BareComponents(blocks=swap.blocks, is_all=not swap.is_heard_among(modules))
     finally:
         swap.undo()
 
@@ -157,6 +157,13 @@ class _Swap:
             for key, hook in list(hooks.items()) if hooks else ():
                 if getattr(hook, "__module__", None) == OUTPUT_HOOKS:
                     self._silenced.append((hooks, key, hooks.pop(key)))
+
+    def is_heard_among(self, modules: Sequence[nn.Module]) -> bool:
+        """Whether a bridged component is left, or anybody listens to a module that never was."""
+        return any(
+            "_original_component" in module._modules or self._has_hooks(module)
+            for module in modules
+        )
 
     def undo(self) -> None:
         """Put everything back."""

@@ -353,6 +353,15 @@ def test_a_pass_for_hooks_ends_behind_the_last_of_them(
         assert blocks_and_residuals({0: look}, logits=False)[1].count(point.name) == pieces
     finally:
         point.remove_hooks()
+    # So does a PyTorch hook, on modules too that the bridge has no component for.
+    outer = tiny_lm.bridge.original_model
+    for module in (outer, outer.model):
+        handle = module.register_forward_hook(lambda *_: seen.append(torch.zeros(0)))
+        try:
+            n_blocks, heard = blocks_and_residuals({0: look}, logits=False)
+            assert (n_blocks, len(heard)) == (3 * pieces, 2 * pieces)
+        finally:
+            handle.remove()
     # In the reference everything runs.
     reference = HookedLM(tiny_lm.bridge, reference=True)
     with reference.hooks({0: look}):
