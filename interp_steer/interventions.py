@@ -43,6 +43,10 @@ class Law:
     """Upper limit of the new projection; +inf for none."""
 
 
+NEUTRAL = {"gate": (math.inf,), "gain": (0.0, 1.0), "offset": (0.0,), "cap": (math.inf,)}
+"""Numbers that cost no operation, by constant of a law (`move`)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
     """What a law does to each token; what is not asked for is not computed."""
@@ -103,8 +107,8 @@ def move(
 ) -> Move:
     """Apply `law` to projections; the shift is computed directly, not as a difference of rho's.
 
-    Constants that are numbers and change nothing (a gate or cap of +inf, a gain of 0 or 1, an
-    offset of 0) cost nothing: of few tokens, an operation costs what it costs to launch.
+    Constants that are numbers and change nothing (`NEUTRAL`) cost nothing: of few tokens, an
+    operation costs what it costs to launch.
 
     Args:
         rho: projections.

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_steer.errors import SteeringError
-from interp_steer.interventions import Law, Move, edit, move, project, token_norms
+from interp_steer.interventions import NEUTRAL, Law, Move, edit, move, project, token_norms
 from interp_steer.scopes import ScopeBounds
 from interp_steer.specs import LayerSteering
 from interp_steer.tokens import TokenChunk
@@ -212,7 +212,7 @@ class _Chosen:
     sign: Float[Tensor, "row 1"] | None
     """`RowConstants.sign`; None where no slot of the layer is reversed."""
     law: Law
-    """The laws of all rows as one; a constant that all slots share is a number."""
+    """The laws of all rows as one; a constant that changes nothing in any slot is a number."""
     scope: ScopeBounds | None
     """The scopes of all rows as one; None where every slot takes all tokens."""
     direction: Float[Tensor, "row 1 d_model"] | Float[Tensor, "d_model"]
@@ -232,12 +232,13 @@ class LayerHook:
         self._stacked = RowConstants.stack(compiled.slots, compiled.v_hat)
         self._v_hat = compiled.v_hat
         # At small batches an operation costs what it costs to launch: what no slot needs is left
-        # out, and of a constant that all share a law may know that it changes nothing.
+        # out. Other constants stay tensors, even where all share one: to wrap a number costs more
+        # than the operation.
         self._is_reversed = any(slot.sign < 0 for slot in compiled.slots)
         self._takes_all = all(slot.spec.token_scope.kind == "all" for slot in compiled.slots)
         stacked = self._stacked
         self._may_move_by_zero = bool(((stacked.gain == 0) & (stacked.offset == 0)).any())
-        self._shared = {name: _constant(getattr(self._stacked, name)) for name in LAW}
+        self._left_out = {name: _left_out(name, getattr(stacked, name)) for name in LAW}
 
     @property
     def edits_only(self) -> bool:
@@ -284,8 +285,8 @@ class LayerHook:
             sign=constants.sign if self._is_reversed else None,
             law=Law(
                 **{
-                    name: getattr(constants, name) if shared is None else shared
-                    for name, shared in self._shared.items()
+                    name: getattr(constants, name) if value is None else value
+                    for name, value in self._left_out.items()
                 }
             ),
             scope=None if self._takes_all else constants.scope,
@@ -392,7 +393,7 @@ class LayerHook:
         return steered
 
 
-def _constant(values: Float[Tensor, "slot 1"]) -> float | None:
-    """Return the one value that all slots have, if they do."""
+def _left_out(name: str, values: Float[Tensor, "slot 1"]) -> float | None:
+    """Return the value that all slots have, if `move` does nothing for it."""
     first = float(values[0, 0])
-    return first if bool((values == first).all()) else None
+    return first if first in NEUTRAL.get(name, ()) and bool((values == first).all()) else None
