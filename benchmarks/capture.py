@@ -1,4 +1,4 @@
-"""What capturing residual streams costs while generating, in time and memory.
+"""How long capturing residual streams takes while generating; `capture_memory` has what it needs.
 
 Response-averaged resid_post of all layers, in four ways:
 
@@ -14,10 +14,6 @@ Claims:
 - `capture_overhead`: time of pooled over plain.
 - `capture_vs_run_with_cache`, `capture_vs_return_cache`: time of that way over pooled (the second
   at batch 1).
-- `capture_memory_vs_cache`, `capture_memory_vs_return_cache`: peak memory of that way above
-  plain's, over that of pooled, each in a process of its own, the peak counted from after warming up
-  (Linux: VmHWM of /proc). Pooled is counted as no less than the sums that it keeps. At two response
-  lengths: its extra does not grow.
 
 Pooled and cached must find the same means before any time is taken; tokens are equal in number
 everywhere (what `return_cache` samples are its own draws).
@@ -26,9 +22,6 @@ Command: python -m benchmarks capture [--device cuda] [--quick]. Takes a minute 
 a batch (`--seconds`).
 """
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,22 +54,6 @@ Means = Float[Tensor, "response layer d_model"]
 WAYS = ("plain", "pooled", "cached", "returned")
 MEANS_NOISE = 1e-3
 """Largest difference of a mean, relative to the largest entry: two passes round differently."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """A way whose memory is compared with this library's."""
-
-    claim: str
-    """Of the ratio."""
-    way: str
-    """One of `WAYS`."""
-    n_rows: int
-    """Prompts of a batch, at most those that are timed."""
-
-
-CACHED = Compared(claim="capture_memory_vs_cache", way="cached", n_rows=128)
-RETURNED = Compared(claim="capture_memory_vs_return_cache", way="returned", n_rows=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,12 +157,8 @@ def measure(options: Options) -> list[Ratio]:
     """
     found: list[Ratio] = []
     for work, settings in in_turn(options):
-        for n_rows in (1, 4) if options.quick else batches(work, options):
+        for n_rows in (1, 4) if options.quick else batches(options):
             found += _times(Capture.of(work, n_rows, settings), options)
-        if not options.quick and torch.device(options.device).type == "cpu":
-            n = settings.max_new_tokens
-            lengths = {CACHED: (n, 2 * n), RETURNED: (128, 256)}
-            found += [_memory(work, way, n, options) for way in lengths for n in lengths[way]]
     return found
 
 
@@ -236,43 +209,3 @@ def check_same_means(capture: Capture) -> float:
             f"largest entry, expected at most {MEANS_NOISE:.0e}"
         )
     return off
-
-
-def _memory(work: Workload, compared: Compared, n_tokens: int, options: Options) -> Ratio:
-    ways = ("plain", "pooled", compared.way)
-    n_rows = min(compared.n_rows, max(batches(work, options)))
-    peaks = {
-        way: [_peak(work, way, n_rows, n_tokens) for _ in range(min(3, options.runs))]
-        for way in ways
-    }
-    kept = peaks["pooled"][0]["kept_bytes"]
-    extra = {
-        way: [
-            max(float(kept), one["peak_bytes"] - plain["peak_bytes"])
-            for one, plain in zip(peaks[way], peaks["plain"], strict=True)
-        ]
-        for way in ways[1:]
-    }
-    sizes = {way: sorted(values)[len(values) // 2] / 2**20 for way, values in extra.items()}
-    case = (
-        f"{work.name}, batch {n_rows}, {n_tokens} tokens, all layers: "
-        f"{sizes[compared.way]:.1f} MiB and {sizes['pooled']:.1f} MiB"
-    )
-    return measured(
-        compared.claim,
-        case,
-        paired_ratio(extra[compared.way], extra["pooled"]),
-        device=options.device,
-        goal=at_least(5),
-    )
-
-
-def _peak(work: Workload, way: str, n_rows: int, n_tokens: int) -> dict[str, Any]:
-    """Peak memory of one way, in a process of its own (`benchmarks.capture_peak`)."""
-    command = [sys.executable, "-m", "benchmarks.capture_peak", str(work.model), way]
-    done = subprocess.run(
-        [*command, str(n_rows), str(n_tokens)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise BenchmarkError(f"{way} of {work.name} failed: {done.stderr.strip()[-500:]}")
-    return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Peak memory of one way of capturing, for `benchmarks.capture`, which starts it.
+"""Peak memory of one way of capturing, for `benchmarks.capture_memory`, which starts it.
 
 Command: python -m benchmarks.capture_peak MODEL WAY ROWS TOKENS, MODEL a directory; prints one JSON
 object.

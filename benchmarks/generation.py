@@ -1,8 +1,7 @@
 """What generation costs here over the same model with nothing around it.
 
 - `generate_vs_hf`: time of an unsteered `generate` over Hugging Face's own, with its fused
-  attention, on the same weights and prompts, at batch 1, 16 and 128 (the larger model on a CPU: 1
-  and 16).
+  attention, on the same weights and prompts, at batch 1, 16 and 128.
 - `steer_overhead`: time of a steered `generate` over the same loop unhooked: SwFC, StTP and StMP at
   the middle layer, on every token.
 - `steer_traces_overhead`: likewise with every token's trace recorded (the table is made afterwards
@@ -31,7 +30,7 @@ from benchmarks.ratios import (
     measured,
     paired_ratio,
 )
-from benchmarks.workloads import LARGER, Workload, in_turn
+from benchmarks.workloads import Workload, in_turn
 from interp_steer.model import HookedLM
 from interp_steer.sampling import GenerationSettings
 from interp_steer.specs import Method, SteeringSpec
@@ -102,10 +101,9 @@ def unstopped(lm: HookedLM) -> Iterator[None]:
         lm.stop_ids = before
 
 
-def batches(work: Workload, options: Options) -> tuple[int, ...]:
-    """Rows generated together; on a CPU 128 of the larger model would take a quarter of an hour."""
-    is_heavy = work.size == LARGER
-    return BATCHES[:2] if options.quick or (is_heavy and options.device == "cpu") else BATCHES
+def batches(options: Options) -> tuple[int, ...]:
+    """Rows generated together."""
+    return BATCHES[:2] if options.quick else BATCHES
 
 
 def measure(options: Options) -> list[Ratio]:
@@ -116,7 +114,7 @@ def measure(options: Options) -> list[Ratio]:
     """
     found: list[Ratio] = []
     for work, settings in in_turn(options):
-        for n_rows in batches(work, options):
+        for n_rows in batches(options):
             found += _overheads(Batch(work=work, n_rows=n_rows, settings=settings), options)
     return found
 

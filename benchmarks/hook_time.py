@@ -90,7 +90,7 @@ def measure(options: Options) -> list[Ratio]:
     return [
         ratio
         for work, settings in in_turn(options)
-        for n_rows in batches(work, options)
+        for n_rows in batches(options)
         for ratio in _shares(Batch(work=work, n_rows=n_rows, settings=settings), options)
     ]
 

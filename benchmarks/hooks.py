@@ -139,7 +139,7 @@ def measure(options: Options) -> list[Ratio]:
             for kind, (method, alpha) in STEERED.items():
                 layer = work.study.lm.n_layers // 2
                 cell = steered_cell(method=method, layer=layer, alpha=alpha, scope="all")
-                for n_rows in batches(work, options):
+                for n_rows in batches(options):
                     steered = Steered(
                         work=work,
                         cell=cell,

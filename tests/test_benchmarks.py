@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from benchmarks import __main__ as command
 from benchmarks import (
     capture,
+    capture_memory,
     explorer,
     fitting,
     generation,
@@ -550,11 +551,11 @@ class TestGenerationAndCapture:
 
     @pytest.mark.slow
     def test_peaks_are_of_a_process_of_their_own(self, work: Workload) -> None:
-        plain, cached = (capture._peak(work, way, 60, 24) for way in ("plain", "cached"))
+        plain, cached = (capture_memory._peak(work, way, 60, 24) for way in ("plain", "cached"))
         # Residuals of at least 60 x 24 tokens at 8 layers of 128 floats stand in memory.
         assert cached["peak_bytes"] - plain["peak_bytes"] > 60 * 24 * 8 * 128 * 4
         with pytest.raises(BenchmarkError, match="unheard of of bundled model failed"):
-            capture._peak(work, "unheard of", 1, 1)
+            capture_memory._peak(work, "unheard of", 1, 1)
 
 
 class TestFitting:
