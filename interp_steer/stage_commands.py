@@ -195,6 +195,8 @@ class Trace:
 
         if (self.prompt is None) == (self.scenario is None):
             raise UsageError("give either --prompt TEXT (with --system TEXT) or --scenario ID")
+        if self.prompt is not None and not self.prompt.strip():
+            raise UsageError("--prompt has no text; give the words that the model is asked")
         if self.system is not None and self.prompt is None:
             raise UsageError("--system goes with --prompt; a scenario brings its own")
         if self.steering is not None and self.config != TraceConfig():

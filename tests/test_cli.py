@@ -89,6 +89,7 @@ class TestUsage:
             ["fit", "--model", "m"],
             ["trace", "run", "--prompt", "a", "--scenario", "b"],
             ["trace", "run"],
+            ["trace", "run", "--prompt", " "],
             ["trace", "run", "--scenario", "b", "--system", "c"],
             ["demo", "--quick", "--full"],
             ["demo-full", "--quick"],
