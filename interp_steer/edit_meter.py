@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp_steer.layer_hooks import HookRecord
+from interp_steer.hook_records import HookRecord
 from interp_steer.measures import EDIT_COLUMNS, MeasureArrays, MeasureError
 from interp_steer.tokens import Segment
 
@@ -35,7 +35,7 @@ class EditMeter:
     """
 
     only_in_scope = True
-    """Prompts may be shared (`layer_hooks.Recorder`): what is out of scope does not count."""
+    """Prompts may be shared (`hook_records.Recorder`): what is out of scope does not count."""
 
     def __init__(self) -> None:
         self._totals: dict[torch.device, Tensor] = {}

@@ -141,6 +141,10 @@ class ChunkRunner(ModelRunner):
         options: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": cache is not None}
         if self.takes_positions:
             options["position_ids"] = _position_ids(chunk, first_positions)
+            # Told of no padding, the model need not put it into the masks of its layers. Without a
+            # cache or positions it might read more into a missing mask than that.
+            if cache is not None and not self.is_reference and bool(attention_mask.all()):
+                options["attention_mask"] = None
         if "logits_to_keep" in self._forward_options:
             options["logits_to_keep"] = n_logits
         if cache is not None:
@@ -213,7 +217,7 @@ def _position_ids(
     counted = chunk.positions
     if first_positions is not None:
         counted = torch.where(chunk.is_real, counted + first_positions[:, None], counted)
-    return counted.clamp(min=0)
+    return counted.clamp(min=0) if chunk.has_padding else counted
 
 
 def forward_options(model: nn.Module) -> frozenset[str]:

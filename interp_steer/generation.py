@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from interp_steer.errors import ModelError
 from interp_steer.live_rows import LiveRows, RowThinking
@@ -25,9 +26,9 @@ from interp_steer.sampling import (
     GenerationStep,
     StepCallback,
     StopReason,
-    choose_tokens,
     row_uniforms,
 )
+from interp_steer.token_choice import choose_tokens
 from interp_steer.tokens import TokenizedPrompt, left_pad
 
 
@@ -178,8 +179,8 @@ class _Sampled:
         is_kept: Bool[Tensor, "live"],
     ) -> "_Sampled":
         """Take what was chosen."""
-        logprobs = logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(dim=-1)
-        return cls(rows=rows, token_ids=chosen, logprobs=logprobs, is_kept=is_kept)
+        surprisal = cross_entropy(logits, chosen, reduction="none")  # of all ways the fewest passes
+        return cls(rows=rows, token_ids=chosen, logprobs=-surprisal, is_kept=is_kept)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import linear
 
 from interp_steer.errors import SteeringError
 
@@ -189,6 +190,16 @@ def project(
     return (h if h.dtype == torch.float32 else h.float()) @ v_hat
 
 
+def project_column(
+    h: Float[Tensor, "*batch d_model"], v_hat: Float[Tensor, "1 d_model"]
+) -> Float[Tensor, "*batch 1"]:
+    """Return `project` with an axis of one behind it, for what is broadcast over d_model."""
+    wide = h if h.dtype == torch.float32 else h.float()
+    if not h.is_cpu:  # where products of matrices may be set to round more coarsely
+        return (wide @ v_hat[0]).unsqueeze(-1)
+    return linear(wide, v_hat)  # the same to the bit, and what the model does all the time
+
+
 def token_norms(h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
     """Return |h| in float32, summed without a copy of `h` (in float64 if `h` is float64)."""
     wide = torch.promote_types(h.dtype, torch.float32)
@@ -214,9 +225,26 @@ def edit(
         among: tokens that are moved, whatever the shift of the others; None for those whose shift
             is not 0.
     """
-    among, shift = shift != 0 if among is None else among, shift[..., None]
-    moved = _at_least_single(h) + shift * direction
-    return torch.where(among[..., None], moved if moved.dtype == h.dtype else moved.to(h.dtype), h)
+    among = shift != 0 if among is None else among
+    return pushed(h, shift[..., None] * direction, among=among[..., None])
+
+
+def pushed(
+    h: Float[Tensor, "*batch d_model"],
+    push: Float[Tensor, "... d_model"],
+    *,
+    among: Bool[Tensor, "*batch 1"] | None = None,
+) -> Float[Tensor, "*batch d_model"]:
+    """Return h + push, formed and rounded as in `edit`.
+
+    Args:
+        h: residual stream; never written to.
+        push: what tokens are moved by, of one or of all of them.
+        among: tokens that are moved; None for all.
+    """
+    moved = _at_least_single(h) + push
+    moved = moved if moved.dtype == h.dtype else moved.to(h.dtype)
+    return moved if among is None else torch.where(among, moved, h)
 
 
 def _at_least_single(h: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -6,17 +6,18 @@ once; a forward pass gathers them again only when rows have left the batch. Noth
 what to steer (`specs`) or how the hook is attached (`steering`).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_steer.errors import SteeringError
-from interp_steer.interventions import NEUTRAL, Law, Move, edit, move, project, token_norms
+from interp_steer.hook_records import CompiledLayer, HookRecord, Recorder
+from interp_steer.interventions import NEUTRAL, Law, move, project_column, pushed
 from interp_steer.scopes import ScopeBounds
 from interp_steer.specs import LayerSteering
 from interp_steer.tokens import TokenChunk
@@ -99,124 +100,23 @@ class RowConstants:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CompiledLayer:
-    """Everything that a plan does at one layer."""
-
-    layer: int
-    """Zero-based."""
-    v_hat: Float[Tensor, "d_model"]
-    """Unit direction of the probe, float32."""
-    slots: tuple[LayerSteering, ...]
-    """The different specs at this layer."""
-    slot_of_row: Int[Tensor, "row"] | None
-    """Slot of every row of the call, -1 where it is not steered here; None if all rows have
-    slot 0, however many there are."""
-
-    def of_row(self, row: int) -> LayerSteering | None:
-        """Return what is done to one row of the call at this layer, if anything."""
-        if self.slot_of_row is None:
-            return self.slots[0]
-        slot = int(self.slot_of_row[row])
-        return None if slot < 0 else self.slots[slot]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HookRecord:
-    """What one layer's hook saw and did in one forward call, for the rows it steers.
-
-    It refers to the residual streams themselves and computes norms and the new projection only
-    when asked: a recorder takes what it needs at once and lets go of the record, or every step's
-    residual streams stay in memory.
-    """
-
-    steering: CompiledLayer
-    """The layer and its specs."""
-    rows: Int[Tensor, "batch"]
-    """Index of each row in the call."""
-    positions: Int[Tensor, "batch pos"]
-    """Position in the sequence; -1 at padding."""
-    segments: Int[Tensor, "batch pos"]
-    """`Segment` values; -1 at padding."""
-    in_scope: Bool[Tensor, "batch pos"]
-    """The scope let the method look at the token."""
-    moved: Move
-    """What the law did, in the coordinates sign * rho."""
-    sign: Float[Tensor, "batch 1"] | None
-    """`RowConstants.sign` of the rows; None where none is reversed."""
-    projection_before: Float[Tensor, "batch pos"]
-    """<h, v_hat> as it arrived, float32, activation units."""
-    resid_before: Float[Tensor, "batch pos d_model"]
-    """h as it arrived, in the model's dtype."""
-    resid_after: Float[Tensor, "batch pos d_model"]
-    """h' as it left."""
-    v_hat: Float[Tensor, "d_model"]
-    """Unit direction of the probe, float32, where the tensors are."""
-
-    @property
-    def fired(self) -> Bool[Tensor, "batch pos"]:
-        """In scope, and the gate let the method act."""
-        return self.moved.fired
-
-    @property
-    def capped(self) -> Bool[Tensor, "batch pos"]:
-        """Fired, and shortened by the cap."""
-        return self.moved.capped
-
-    @property
-    def shift(self) -> Float[Tensor, "batch pos"]:
-        """Signed distance that h was moved along the unit edit direction, float32.
-
-        Before rounding to the model's dtype; exactly 0 where not fired.
-        """
-        return self.moved.shift if self.sign is None else self.sign * self.moved.shift
-
-    @property
-    def projection_after(self) -> Float[Tensor, "batch pos"]:
-        """<h', v_hat> as it left, rounded to the model's dtype."""
-        return project(self.resid_after, self.v_hat)
-
-    @property
-    def delta_norm(self) -> Float[Tensor, "batch pos"]:
-        """|h' - h| as it left, rounded to the model's dtype."""
-        return (self.resid_after.to(torch.float32) - self.resid_before.to(torch.float32)).norm(
-            dim=-1
-        )
-
-    @property
-    def norm(self) -> Float[Tensor, "batch pos"]:
-        """|h| in float32."""
-        return token_norms(self.resid_before)
-
-
-@runtime_checkable
-class Recorder(Protocol):
-    """Receives what hooks did, within the forward pass: it must not wait for the device.
-
-    A recorder that needs tokens in scope only may say so by an attribute `only_in_scope = True`.
-    Rows then may share the run of a prompt in which they have no token in scope; another recorder
-    would miss that prompt's tokens for all of them but one, and is refused there.
-    """
-
-    def record(self, record: HookRecord) -> None:
-        """Take what is wanted of `record`; its tensors are not written to afterwards."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chosen:
     """The rows of the present batch that this layer steers; what none of them needs is None."""
 
     index: Int[Tensor, "chosen"] | None
     """Where they stand in the batch; None for all of it."""
-    sign: Float[Tensor, "row 1"] | None
+    sign: Float[Tensor, "row 1 1"] | None
     """`RowConstants.sign`; None where no slot of the layer is reversed."""
     law: Law
-    """The laws of all rows as one; a constant that changes nothing in any slot is a number."""
+    """The laws of all rows as one, constants [row, 1, 1]; one that changes nothing in any slot is a
+    number."""
     scope: ScopeBounds | None
     """The scopes of all rows as one; None where every slot takes all tokens."""
     direction: Float[Tensor, "row 1 d_model"] | Float[Tensor, "d_model"]
     """`RowConstants.direction`."""
+    push: Float[Tensor, "row 1 d_model"] | None
+    """What every token in scope is moved by, where that is all there is to know."""
 
 
 class LayerHook:
@@ -231,6 +131,7 @@ class LayerHook:
         self._slot_of_row = compiled.slot_of_row
         self._stacked = RowConstants.stack(compiled.slots, compiled.v_hat)
         self._v_hat = compiled.v_hat
+        self._v_row = compiled.v_hat[None]
         # At small batches an operation costs what it costs to launch: what no slot needs is left
         # out. Other constants stay tensors, even where all share one: to wrap a number costs more
         # than the operation.
@@ -239,6 +140,12 @@ class LayerHook:
         stacked = self._stacked
         self._may_move_by_zero = bool(((stacked.gain == 0) & (stacked.offset == 0)).any())
         self._left_out = {name: _left_out(name, getattr(stacked, name)) for name in LAW}
+        self._is_push = (
+            recorder is None  # who records wants projections
+            and not self._may_move_by_zero
+            and (self._left_out["gate"], self._left_out["gain"]) == (math.inf, 0.0)
+            and self._left_out["cap"] == math.inf
+        )
 
     @property
     def edits_only(self) -> bool:
@@ -251,6 +158,7 @@ class LayerHook:
         """Return the steered residual stream, or None where no row of the batch is steered."""
         if resid.device != self._v_hat.device:
             self._v_hat = self._v_hat.to(resid.device)
+            self._v_row = self._v_hat[None]
             self._stacked = self._stacked.to(resid.device)
             self._rows = None
         if self._rows is not chunk.rows:  # the same object as long as no row leaves the batch
@@ -280,17 +188,19 @@ class LayerHook:
         return self._needed(index, self._stacked.take(slots.index_select(0, index)))
 
     def _needed(self, index: Int[Tensor, "chosen"] | None, constants: RowConstants) -> _Chosen:
+        sign = constants.sign[..., None]
+        law = {
+            name: getattr(constants, name)[..., None] if value is None else value
+            for name, value in self._left_out.items()
+        }
+        push = sign * constants.offset[..., None] * constants.direction if self._is_push else None
         return _Chosen(
             index=index,
-            sign=constants.sign if self._is_reversed else None,
-            law=Law(
-                **{
-                    name: getattr(constants, name) if value is None else value
-                    for name, value in self._left_out.items()
-                }
-            ),
+            sign=sign if self._is_reversed else None,
+            law=Law(**law),
             scope=None if self._takes_all else constants.scope,
             direction=constants.direction,
+            push=push,
         )
 
     @contextmanager
@@ -361,36 +271,47 @@ class LayerHook:
         self, h: Float[Tensor, "batch pos d_model"], chunk: TokenChunk, chosen: _Chosen
     ) -> Float[Tensor, "batch pos d_model"]:
         """Apply every row's law to its tokens in scope."""
-        rho, sign = project(h, self._v_hat), chosen.sign
         if chosen.scope is not None:
-            in_scope = chosen.scope.mask(chunk)
+            among = chosen.scope.mask(chunk)[..., None]
         else:
-            in_scope = chunk.is_real if chunk.has_padding else None
-        moved = move(rho if sign is None else sign * rho, chosen.law, among=in_scope)
+            among = chunk.is_real[..., None] if chunk.has_padding else None
+        if chosen.push is not None:
+            return pushed(h, chosen.push, among=among)
+        rho, sign = project_column(h, self._v_row), chosen.sign
+        moved = move(rho if sign is None else sign * rho, chosen.law, among=among)
         shift = moved.shift if self._may_move_by_zero else moved.allowed
-        steered = edit(
+        steered = _moved(
             h,
-            chosen.direction,
-            shift if sign is None else sign * shift,
-            among=None if self._may_move_by_zero else moved.fired,
+            (shift if sign is None else sign * shift) * chosen.direction,
+            among=shift != 0 if self._may_move_by_zero else moved.fired,
         )
         if self._recorder is not None:
             self._recorder.record(
                 HookRecord(
                     steering=self.compiled,
-                    rows=chunk.rows,
-                    positions=chunk.positions,
-                    segments=chunk.segments,
-                    in_scope=chunk.is_real if in_scope is None else in_scope,
+                    chunk=chunk,
+                    among=among,
                     moved=moved,
                     sign=sign,
-                    projection_before=rho,
+                    rho=rho,
                     resid_before=h,
                     resid_after=steered,
                     v_hat=self._v_hat,
                 )
             )
         return steered
+
+
+def _moved(
+    h: Float[Tensor, "batch pos d_model"],
+    push: Float[Tensor, "batch pos d_model"],
+    *,
+    among: Bool[Tensor, "batch pos 1"],
+) -> Float[Tensor, "batch pos d_model"]:
+    """Return `pushed`; `h` itself where a single token stays where it is."""
+    if among.is_cpu and among.numel() == 1:  # to look costs less than to select
+        return pushed(h, push) if bool(among) else h
+    return pushed(h, push, among=among)
 
 
 def _left_out(name: str, values: Float[Tensor, "slot 1"]) -> float | None:

@@ -59,7 +59,9 @@ class LiveRows:
         self.rows: Int[Tensor, live] = batch.chunk.rows
         self.is_open: Bool[Tensor, live] = torch.ones_like(self.rows, dtype=torch.bool)
         self._all_open = True
-        self.lengths = batch.lengths
+        self.lengths: Int[Tensor, "live 1"] = batch.lengths[:, None]
+        self._response = torch.full_like(self.lengths, Segment.RESPONSE)
+        self._no_prompt = torch.zeros_like(self.lengths, dtype=torch.bool)
         is_real = batch.chunk.is_real.long()
         self.mask = torch.nn.functional.pad(is_real, (0, n_steps), value=1)
         self.thinking: RowThinking | None = None
@@ -126,24 +128,25 @@ class LiveRows:
         self, token_ids: Int[Tensor, "live"], index: int
     ) -> tuple[TokenChunk, Int[Tensor, "live kv_pos"]]:
         """Return the chunk of the rows' next tokens, and the mask of what they see."""
-        segments = torch.full_like(token_ids, Segment.RESPONSE)
+        segments = self._response
         if self.thinking is not None:
-            segments = self.thinking.segments(token_ids)
+            segments = self.thinking.segments(token_ids)[:, None]
         if self._sharing is not None:
             tokens, is_open = token_ids.cpu().numpy(), self.is_open.cpu().numpy()
             self._move(self._sharing.split(tokens, is_open))
-        positions, indices = self.lengths + index, torch.full_like(token_ids, index)
+        positions, indices = self.lengths + index, torch.full_like(self.lengths, index)
         if not self._all_open:
-            segments = segments.masked_fill(~self.is_open, Segment.PAD)
-            positions = positions.masked_fill(~self.is_open, -1)
-            indices = indices.masked_fill(~self.is_open, -1)
+            is_closed = ~self.is_open[:, None]
+            segments = segments.masked_fill(is_closed, Segment.PAD)
+            positions = positions.masked_fill(is_closed, -1)
+            indices = indices.masked_fill(is_closed, -1)
         chunk = TokenChunk(
             rows=self.rows,
             token_ids=token_ids[:, None],
-            segments=segments[:, None],
-            positions=positions[:, None],
-            response_index=indices[:, None],
-            is_last_prompt=torch.zeros_like(self.is_open)[:, None],
+            segments=segments,
+            positions=positions,
+            response_index=indices,
+            is_last_prompt=self._no_prompt,
             has_padding=not self._all_open,
         )
         return chunk, self.mask[:, : self.batch.width + index + 1]
@@ -164,6 +167,7 @@ class LiveRows:
             self._kept = self.is_open.nonzero()[:, 0]
             self.rows, self.lengths = self.carry(self.rows), self.carry(self.lengths)
             self.mask, self.is_open = self.carry(self.mask), self.carry(self.is_open)
+            self._response, self._no_prompt = self._response[:n_open], self._no_prompt[:n_open]
             if self.thinking is not None:
                 self.thinking.phases = self.carry(self.thinking.phases)
             if self._sharing is None:

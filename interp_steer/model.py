@@ -342,7 +342,7 @@ class HookedLM:
         Raises:
             ModelError: see `interp_steer.generation.sample_responses`.
             SteeringError: `share_prefixes` with a recorder that needs the prompt's tokens of every
-                row (`layer_hooks.Recorder`).
+                row (`hook_records.Recorder`).
         """
         rule = StopRule(stop_ids=self.stop_ids, n_ctx=self.n_ctx)
         sampled = sample_responses(

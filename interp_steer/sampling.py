@@ -1,11 +1,8 @@
-"""Choosing the next token so that a row's text does not depend on what it is batched with.
+"""What is sampled, so that a row's text does not depend on what it is batched with.
 
 Ordinary sampling draws from one stream of random numbers per batch: repacking a sweep, resuming it
 or dropping finished rows would change every text. Here the uniform number behind a token is a
-function of (seed, the row's key, the step) alone, and the token is found by inverting the
-cumulative distribution in a fixed order (probability descending, ties by token id). Two batches
-then differ only through the float noise of their logits, which can move a draw across a boundary
-between two tokens; that is rare and is not excluded.
+function of (seed, the row's key, the step) alone, and `token_choice` says which token it picks.
 """
 
 import hashlib
@@ -14,9 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Float
 
 from interp_steer.errors import ModelError
 from interp_steer.tokens import GENERATED, Segment, TokenizedPrompt
@@ -132,70 +127,3 @@ def row_uniforms(
         generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
         uniforms[row] = generator.random(n_steps)
     return uniforms
-
-
-def choose_tokens(
-    logits: Float[Tensor, "batch d_vocab"],
-    uniforms: Float[Tensor, "batch"],
-    settings: GenerationSettings,
-) -> Int[Tensor, "batch"]:
-    """Pick one token per row: greedy at temperature 0, else top-p sampling at `uniforms`.
-
-    The kept set is the shortest prefix of the tokens, by falling probability, whose mass reaches
-    `top_p`; the token chosen is the first whose cumulated mass exceeds u times the kept mass.
-
-    Args:
-        logits: float32, any shift.
-        uniforms: one number in [0, 1) per row.
-        settings: temperature and top_p.
-    """
-    if settings.temperature == 0.0:
-        return logits.argmax(dim=-1)
-    probabilities = (logits / settings.temperature).softmax(dim=-1)
-    d_vocab = probabilities.shape[-1]
-    first, *longer = [n for n in SHORTLISTS if n < d_vocab] + [d_vocab]
-    chosen, is_exact = _invert(*_ordered(probabilities, first), uniforms, settings.top_p)
-    for count in longer:
-        rest = (~is_exact).nonzero()[:, 0]
-        if not rest.numel():
-            break
-        ordered = _ordered(probabilities[rest], count)
-        chosen[rest], is_exact[rest] = _invert(*ordered, uniforms[rest], settings.top_p)
-    return chosen
-
-
-SHORTLISTS = (16, 128)
-"""Most probable tokens that are ordered first, and where the kept set is longer; a full sort of a
-vocabulary is far dearer and comes last. The choice is the same either way."""
-
-
-def _ordered(
-    probabilities: Float[Tensor, "batch d_vocab"], count: int
-) -> tuple[Float[Tensor, "batch count"], Int[Tensor, "batch count"]]:
-    """Return the `count` largest probabilities, falling, ties by rising token id."""
-    if count < probabilities.shape[-1]:
-        token_ids = probabilities.topk(count, dim=-1).indices.sort(dim=-1).values
-        shortlist = probabilities.gather(-1, token_ids)
-        mass, order = shortlist.sort(dim=-1, descending=True, stable=True)
-        return mass, token_ids.gather(-1, order)
-    mass, token_ids = probabilities.sort(dim=-1, descending=True, stable=True)
-    return mass, token_ids
-
-
-def _invert(
-    ordered: Float[Tensor, "batch count"],
-    token_ids: Int[Tensor, "batch count"],
-    uniforms: Float[Tensor, "batch"],
-    top_p: float,
-) -> tuple[Int[Tensor, "batch"], Bool[Tensor, "batch"]]:
-    """Return the token at each uniform, and whether the list sufficed to say so.
-
-    It suffices when the kept set ends before the list does and its last member is strictly more
-    probable than the list's last: then no token outside the list, tied ones included, is kept.
-    """
-    mass = ordered.cumsum(dim=-1)
-    last_kept = (mass < top_p).sum(dim=-1, keepdim=True).clamp(max=mass.shape[-1] - 1)
-    threshold = uniforms.to(mass.dtype)[:, None] * mass.gather(-1, last_kept)
-    rank = torch.minimum((mass <= threshold).sum(dim=-1, keepdim=True), last_kept)
-    suffices = ordered.gather(-1, last_kept) > ordered[:, -1:]
-    return token_ids.gather(-1, rank)[:, 0], suffices[:, 0]

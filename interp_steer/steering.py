@@ -17,8 +17,9 @@ from contextlib import contextmanager
 import torch
 
 from interp_steer.errors import SteeringError
+from interp_steer.hook_records import CompiledLayer, HookRecord, Recorder
 from interp_steer.interventions import edit, project, stmp, sttp, swfc
-from interp_steer.layer_hooks import CompiledLayer, HookRecord, LayerHook, Recorder
+from interp_steer.layer_hooks import LayerHook
 from interp_steer.model import HookedLM
 from interp_steer.model_identity import processing_difference
 from interp_steer.probes import ProbeSet

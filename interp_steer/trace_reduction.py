@@ -6,18 +6,26 @@ large one. Small calls are copied and wait; a block of them is reduced at once, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeVar
 
 import torch
 
-from interp_steer.interventions import token_norms
-from interp_steer.layer_hooks import CompiledLayer, HookRecord
+from interp_steer.hook_records import CompiledLayer, HookRecord
+from interp_steer.interventions import Move, token_norms
+from interp_steer.tokens import TokenChunk
 
 SMALL_CALL, BLOCK = 2**16, 2**20
 """Values of the residual stream in a call that may wait, and in all that wait together."""
 
-_FROM_HOOK = ("in_scope", "fired", "capped", "projection_before")
-PER_TOKEN = (*_FROM_HOOK, "projection_after", "delta_norm")
+PER_TOKEN = (
+    "in_scope",
+    "fired",
+    "capped",
+    "projection_before",
+    "projection_after",
+    "delta_norm",
+)
 """Columns of the trace that are numbers of every token."""
 
 
@@ -27,8 +35,14 @@ class RecordedCall:
 
     steering: CompiledLayer
     """The layer and its specs."""
-    columns: dict[str, torch.Tensor]
-    """Numbers by name, each [batch, pos]."""
+    chunk: TokenChunk
+    """The tokens."""
+    among: torch.Tensor | None
+    """`HookRecord.among`."""
+    moved: Move
+    """`HookRecord.moved`."""
+    rho: torch.Tensor
+    """`HookRecord.rho`."""
     before: torch.Tensor
     """h, [batch, pos, d_model]."""
     after: torch.Tensor
@@ -40,13 +54,12 @@ class RecordedCall:
     def of(cls, record: HookRecord, *, copied: bool) -> "RecordedCall":
         """Take one call; copied if it has to wait, as whoever gets h' may write to it."""
         before, after = record.resid_before, record.resid_after
-        is_capped = record.moved.room is not None
-        columns = {n: getattr(record, n) for n in _FROM_HOOK if is_capped or n != "capped"}
-        columns["pos"] = record.positions
-        columns["row"] = record.rows[:, None].expand_as(record.positions)
         return cls(
             steering=record.steering,
-            columns=columns,
+            chunk=record.chunk,
+            among=record.among,
+            moved=record.moved,
+            rho=record.rho,
             before=before.clone() if copied else before,
             after=after.clone() if copied else after,
             v_hat=record.v_hat,
@@ -80,17 +93,43 @@ def reduced(calls: Sequence[RecordedCall]) -> RecordedTokens:
     """Reduce calls of one layer; nothing waits for the device."""
     before = _joined([call.before for call in calls])
     after = _joined([call.after for call in calls])
-    values = {name: _joined([call.columns[name] for call in calls]) for name in calls[0].columns}
-    values.setdefault("capped", torch.zeros_like(values["fired"]))
+    fired = _joined([one.moved.fired for one in calls])[:, 0]
+    rho = _joined([one.rho for one in calls])[:, 0]
     # A sum of each token by itself, whereas a matrix product's rounding depends on how many tokens
     # it has; and a token that did not fire is where it was, to the bit.
     projection = (after.float() * calls[0].v_hat).sum(dim=-1)
-    values["projection_after"] = torch.where(
-        values["fired"], projection, values["projection_before"]
-    )
-    values["delta_norm"] = (after.float() - before.float()).norm(dim=-1)
-    values["norm"] = token_norms(before)
+    values = {
+        "row": torch.cat([_per_token(one.chunk) for one in calls]),
+        "pos": _joined([one.chunk.positions for one in calls]),
+        "in_scope": _in_scope(calls, fired),
+        "fired": fired,
+        "capped": _capped(calls, fired),
+        "projection_before": rho,
+        "projection_after": torch.where(fired, projection, rho),
+        "delta_norm": (after.float() - before.float()).norm(dim=-1),
+        "norm": token_norms(before),
+    }
     return RecordedTokens(steering=calls[0].steering, values=values, n_calls=len(calls))
+
+
+def _per_token(chunk: TokenChunk) -> torch.Tensor:
+    n_pos = chunk.positions.shape[1]
+    return chunk.rows if n_pos == 1 else chunk.rows.repeat_interleave(n_pos)
+
+
+def _in_scope(calls: Sequence[RecordedCall], fired: torch.Tensor) -> torch.Tensor:
+    if all(one.among is None and not one.chunk.has_padding for one in calls):
+        return torch.ones_like(fired)
+    masks = [one.chunk.is_real[..., None] if one.among is None else one.among for one in calls]
+    return _joined(masks)[:, 0]
+
+
+def _capped(calls: Sequence[RecordedCall], fired: torch.Tensor) -> torch.Tensor:
+    rooms = [one.moved.room for one in calls if one.moved.room is not None]
+    if not rooms:  # no law of the layer has a cap
+        return torch.zeros_like(fired)
+    wanted = _joined([one.moved.wanted for one in calls])
+    return fired & (wanted > _joined(rooms))[:, 0]
 
 
 def gathered(parts: Sequence[RecordedTokens]) -> dict[str, torch.Tensor]:
@@ -104,5 +143,7 @@ def gathered(parts: Sequence[RecordedTokens]) -> dict[str, torch.Tensor]:
 
 
 def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    flat = [tensor.flatten(0, 1) for tensor in tensors]
+    """Return [batch, pos, ...] tensors as one, [token, ...]; many of one width cost no more."""
+    by_width = [list(group) for _, group in groupby(tensors, key=lambda one: one.shape[1])]
+    flat = [(torch.cat(group) if len(group) > 1 else group[0]).flatten(0, 1) for group in by_width]
     return flat[0] if len(flat) == 1 else torch.cat(flat)

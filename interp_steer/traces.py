@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from interp_steer.errors import SteeringError
-from interp_steer.layer_hooks import CompiledLayer, HookRecord
+from interp_steer.hook_records import CompiledLayer, HookRecord
 from interp_steer.model import Generation, Segment, TokenizedPrompt
 from interp_steer.trace_files import TRACE_SCHEMA, read_traces, write_traces
 from interp_steer.trace_reduction import (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interp_steer.edit_meter import EditMeter
-from interp_steer.layer_hooks import HookRecord
+from interp_steer.hook_records import HookRecord
 from interp_steer.measures import EDIT_COLUMNS, MeasureArrays, MeasureError
 from interp_steer.model import GenerationSettings, HookedLM
 from interp_steer.specs import SteeringSpec

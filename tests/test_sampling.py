@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp_steer.errors import ModelError
-from interp_steer.sampling import SHORTLISTS, GenerationSettings, choose_tokens, row_uniforms
+from interp_steer.sampling import GenerationSettings, row_uniforms
+from interp_steer.token_choice import SHORTLISTS, SORTED_WHOLE, choose_tokens
 
 
 def reference_choice(logits: np.ndarray, u: float, temperature: float, top_p: float) -> set[int]:
@@ -73,6 +74,33 @@ def test_ties_go_by_token_id_whatever_else_is_in_the_batch(
         kept = min(int((mass < top_p).sum()), len(mass) - 1)
         rank = min(int((mass <= uniforms[row] * mass[kept]).sum()), kept)
         assert int(together[row]) == int(order[rank])
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    spread=st.sampled_from([0.01, 0.5, 2.0, 8.0, 40.0]),
+    n_values=st.sampled_from([1, 3, 50, None]),
+    top_p=st.sampled_from([0.5, 0.9, 0.9999, 1.0]),
+)
+def test_a_large_vocabulary_is_searched_as_if_it_were_sorted(
+    seed: int, spread: float, n_values: int | None, top_p: float
+) -> None:
+    """Against float64 sums of the same probabilities, sorted whole, ties by token id."""
+    rng = np.random.default_rng(seed)
+    shape = (3, SORTED_WHOLE + 500)
+    drawn = rng.normal(size=shape) if n_values is None else rng.integers(0, n_values, size=shape)
+    logits = torch.tensor(drawn * spread).float()
+    uniforms = torch.tensor([0.0, np.nextafter(np.float32(1), np.float32(0)), rng.random()]).float()
+    chosen = choose_tokens(logits, uniforms, GenerationSettings(temperature=1.0, top_p=top_p))
+    values, order = logits.softmax(-1).double().sort(descending=True, stable=True)
+    mass = values.cumsum(-1)
+    for row in range(3):
+        ranks = []
+        for slack in (-1e-6, 1e-6):  # of a shortlist's float32 sums
+            kept = min(int((mass[row] < top_p + slack).sum()), shape[1] - 1)
+            target = float(uniforms[row]) * float(mass[row, kept]) + slack
+            ranks.append(min(int((mass[row] <= target).sum()), kept))
+        assert int(chosen[row]) in order[row, min(ranks) : max(ranks) + 1].tolist()
 
 
 def test_greedy_takes_the_largest_logit() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp_steer.errors import SteeringError
+from interp_steer.hook_records import HookRecord
 from interp_steer.interventions import Law, edit, move, project, stmp, stmp_law, sttp, swfc
-from interp_steer.layer_hooks import HookRecord, LayerHook
+from interp_steer.layer_hooks import LayerHook
 from interp_steer.probes import LayerProbe
 from interp_steer.scopes import Scope
 from interp_steer.specs import SteeringSpec, quantile_threshold, resolve

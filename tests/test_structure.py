@@ -4,8 +4,10 @@ Every rule is a function of source text, so that each is also shown to fail on a
 """
 
 import ast
+import builtins
 import re
 import subprocess
+import symtable
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -30,7 +32,7 @@ FLOORS = (
     ("placement", "loading_errors", "model_support"),
     ("model_loading", "model_size", "presets", "chat_template"),
     ("chat_client", "planes", "labelled", "layer_probe", "tokenization", "sampling"),
-    ("model_identity",),
+    ("model_identity", "token_choice"),
     ("runners",),
     ("forwarding", "hooked_transformer"),
     ("shards", "projection_files", "scenario_sets", "draft_answers"),
@@ -43,7 +45,8 @@ FLOORS = (
     ("projections", "interventions", "scopes"),
     ("specs",),
     ("stand_ins",),
-    ("layer_hooks", "measures", "steering_record"),
+    ("hook_records", "measures", "steering_record"),
+    ("layer_hooks",),
     ("trace_reduction",),
     ("steering", "embedders"),
     ("trace_files", "edit_meter", "reference_measures", "steering_files"),
@@ -198,6 +201,34 @@ def _unsafe_call(call: ast.Call) -> list[str]:
     return ["allow_pickle"] if keywords.get("allow_pickle") == "True" else []
 
 
+def undefined_names(source: str) -> list[str]:
+    """Names that are looked up and that neither the module nor Python defines.
+
+    Linters take the axes of jaxtyping shapes for names too; annotations are not looked at here.
+    """
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+    module = symtable.symtable(ast.unparse(tree), "source", "exec")
+    known = {*dir(builtins), "__file__", "__path__"}
+    known |= {one.get_name() for one in module.get_symbols() if _is_bound(one)}
+    found, waiting = set(), [module]
+    while waiting:
+        table = waiting.pop()
+        waiting += table.get_children()
+        found |= {
+            one.get_name()
+            for one in table.get_symbols()
+            if one.is_referenced() and (one.is_global() or (table is module and not _is_bound(one)))
+        }
+    return sorted(found - known)
+
+
+def _is_bound(name: symtable.Symbol) -> bool:
+    return name.is_assigned() or name.is_imported() or name.is_namespace()
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
 class TestEverySource:
     def test_its_module_has_a_floor(self, path: Path) -> None:
@@ -218,6 +249,9 @@ class TestEverySource:
     def test_unpickles_nothing(self, path: Path) -> None:
         allowed = ["torch.save"] if path.relative_to(PACKAGE) == TORCH_WRITER else []
         assert unpickling(path.read_text(encoding="utf-8")) == allowed
+
+    def test_looks_up_what_there_is(self, path: Path) -> None:
+        assert undefined_names(path.read_text(encoding="utf-8")) == []
 
     def test_says_what_it_is_for(self, path: Path) -> None:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
@@ -283,6 +317,20 @@ def test_a_planted_hook_name_is_seen(source: str, breach: bool) -> None:
 )
 def test_planted_unpickling_is_seen(source: str, breach: bool) -> None:
     assert bool(unpickling(source)) is breach
+
+
+@pytest.mark.parametrize(
+    ("source", "missing"),
+    [
+        ("def f(x):\n    return torch.add(x, x)", ["torch"]),
+        ("class A:\n    @property\n    def b(self):\n        return [c for d in self]", ["c"]),
+        ("print(later)", ["later"]),
+        ("import torch\ndef f(x: 'Float[Tensor, \"row\"]'):\n    return torch.add(x, len(x))", []),
+        ("def f():\n    g = 1\n    return lambda: g + H\nH = 2", []),
+    ],
+)
+def test_a_planted_missing_name_is_seen(source: str, missing: list[str]) -> None:
+    assert undefined_names(source) == missing
 
 
 def _loaded_after(statement: str) -> set[str]:

@@ -15,9 +15,9 @@ from chat_servers import chat_server
 from interp_steer.cells import ALIGNED, CELL_COLUMNS, NEUTRAL, Cell
 from interp_steer.cli import main
 from interp_steer.errors import RunError
+from interp_steer.hook_records import HookRecord
 from interp_steer.interventions import edit, project
 from interp_steer.judges import Answer, JudgeScore
-from interp_steer.layer_hooks import HookRecord
 from interp_steer.model import HookedLM, Prompt
 from interp_steer.probes import ProbeSet
 from interp_steer.runs import Run

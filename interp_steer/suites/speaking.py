@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from interp_steer.cells import Cell
 from interp_steer.controls import ControlDirections
-from interp_steer.layer_hooks import Recorder
+from interp_steer.hook_records import Recorder
 from interp_steer.model import Generation, GenerationSettings, HookedLM, TokenizedPrompt
 from interp_steer.probes import ProbeSet
 from interp_steer.steering import SteeringPlan, SteeringSpec, steer
