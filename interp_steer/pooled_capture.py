@@ -3,6 +3,8 @@
 Running float32 sums, so that memory holds [response, layer, d_model] whatever the length of the
 responses. At a decoding step of few rows an operation costs what it costs to launch: there a layer
 only sets its token's residual stream aside, and the last layer of the pass adds all of them up.
+What is set aside is copied into a place that is used again: whoever gets the tensor next may write
+to it.
 """
 
 from collections.abc import Sequence
@@ -63,6 +65,7 @@ class PooledCapture:
         self._n_responses = n_responses
         self._sums: dict[int, Tensor] = {}
         self._devices: list[_Device] = []
+        self._device_of: dict[int, _Device] = {}
         self._step: _Step | None = None
         self._n_tokens: Tensor | None = None
 
@@ -77,12 +80,12 @@ class PooledCapture:
                 self._count(step)
             is_small = resid.shape[1] == 1 and resid.numel() * len(self.layers) <= SMALL_STEP
             if self._devices and is_small:
-                # Copied: whoever gets the tensor next may write to it.
-                step.aside[layer] = resid[:, 0].clone()
+                self._device_of[layer].set_aside(layer, resid)
+                step.aside.add(layer)
                 if len(step.aside) == len(self.layers):
                     self._add_up(step)
                 return
-            summed = resid.float().masked_fill(step.others[..., None], 0.0).sum(dim=1)
+            summed = resid.float().masked_fill(step.tokens.others[..., None], 0.0).sum(dim=1)
             self._sum_of(layer, resid).index_add_(0, chunk.rows, summed)
 
         return add
@@ -93,8 +96,10 @@ class PooledCapture:
             if self._step is not None:
                 self._add_up(self._step)
             self._group()
-            # Masked, not multiplied: what stands at padding may be anything, infinity included.
-            self._step = _Step(chunk=chunk, others=chunk.segments != Segment.RESPONSE)
+            known = None if self._step is None else self._step.tokens
+            if known is None or known.segments is not chunk.segments:
+                known = _Tokens.of(chunk.segments)
+            self._step = _Step(chunk=chunk, tokens=known)
         return self._step
 
     def _sum_of(self, layer: int, resid: Tensor) -> Float[Tensor, "response d_model"]:
@@ -111,26 +116,31 @@ class PooledCapture:
             layers = [layer for layer in self.layers if self._sums[layer].device == device]
             sums = torch.stack([self._sums[layer] for layer in layers])
             self._sums.update(zip(layers, sums.unbind(), strict=True))
-            self._devices.append(_Device(layers=layers, sums=sums))
+            one = _Device(layers=layers, sums=sums)
+            self._devices.append(one)
+            self._device_of.update(dict.fromkeys(layers, one))
 
     def _add_up(self, step: "_Step") -> None:
         """Add what a step has set aside."""
+        rows = step.chunk.rows
         for device in self._devices:
-            if layers := [layer for layer in device.layers if layer in step.aside]:
-                found = torch.stack([step.aside[layer] for layer in layers]).float()
-                found, rows = found.masked_fill(step.others, 0.0), step.chunk.rows
-                if len(layers) == len(device.layers):
-                    device.sums.index_add_(1, rows, found)
-                else:  # the pass did not reach all layers
-                    for layer, summed in zip(layers, found, strict=True):
-                        self._sums[layer].index_add_(0, rows, summed)
+            seen = [layer in step.aside for layer in device.layers]
+            if not any(seen):
+                continue
+            found = device.taken(step.tokens)
+            if all(seen):
+                device.sums.index_add_(1, rows, found)
+                continue
+            for sums, summed, is_seen in zip(device.sums, found, seen, strict=True):
+                if is_seen:  # the pass did not reach all layers
+                    sums.index_add_(0, rows, summed)
         step.aside.clear()
 
     def _count(self, step: "_Step") -> None:
         rows = step.chunk.rows
         if self._n_tokens is None:
             self._n_tokens = torch.zeros(self._n_responses, dtype=torch.long, device=rows.device)
-        self._n_tokens.index_add_(0, rows, (~step.others).sum(dim=1))
+        self._n_tokens.index_add_(0, rows, step.tokens.n_of_row)
 
     def result(self) -> PooledResiduals:
         """Return the means so far.
@@ -153,11 +163,53 @@ class PooledCapture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Tokens:
+    """Which tokens of a pass count; the passes of decoding share theirs until a row ends."""
+
+    segments: Int[Tensor, "batch pos"]
+    others: Bool[Tensor, "batch pos"]
+    """Tokens that do not."""
+    n_of_row: Int[Tensor, "batch"]
+    """How many do."""
+    may_be_others: bool
+    """False only where it is known that all do."""
+
+    @classmethod
+    def of(cls, segments: Int[Tensor, "batch pos"]) -> "_Tokens":
+        others = segments != Segment.RESPONSE
+        return cls(
+            segments=segments,
+            others=others,
+            n_of_row=(~others).sum(dim=1),
+            may_be_others=not others.is_cpu or bool(others.any()),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
 class _Device:
-    """The sums of the layers of one device."""
+    """The layers of one device: their sums, and the residual streams of a decoding step."""
 
     layers: list[int]
     sums: Float[Tensor, "layer response d_model"]
+    _aside: Tensor | None = None
+    _places: dict[int, Tensor] = field(default_factory=dict)
+
+    def set_aside(self, layer: int, resid: Float[Tensor, "batch 1 d_model"]) -> None:
+        """Copy a layer's residual stream of one position."""
+        place = self._places.get(layer)
+        if place is None or place.shape != resid.shape:  # the first step, or after rows have left
+            self._aside = resid.new_empty((len(self.layers), *resid.shape))
+            self._places = dict(zip(self.layers, self._aside.unbind(), strict=True))
+            place = self._places[layer]
+        place.copy_(resid)
+
+    def taken(self, tokens: _Tokens) -> Float[Tensor, "layer batch d_model"]:
+        """Return what lies in the places of all layers, 0 for tokens that do not count."""
+        if self._aside is None:
+            raise RuntimeError("residual streams are added up before any was set aside")
+        found = self._aside[:, :, 0].float()
+        # Masked, not multiplied: what stands at padding may be anything, infinity included.
+        return found.masked_fill(tokens.others, 0.0) if tokens.may_be_others else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +217,6 @@ class _Step:
     """One forward pass, as the layers of one device see it."""
 
     chunk: TokenChunk
-    others: Bool[Tensor, "batch pos"]
-    """Tokens that do not count."""
-    aside: dict[int, Tensor] = field(default_factory=dict)
-    """Residual streams of a decoding step by layer, [batch, d_model]."""
+    tokens: _Tokens
+    aside: set[int] = field(default_factory=set)
+    """Layers whose residual streams are set aside."""
