@@ -1,7 +1,8 @@
 """`python -m benchmarks`: run the benchmarks, print one table, write one result file.
 
 Every module beside this one that has a function `measure(options)` is a benchmark. Results of a
-device and a day stand in one file; a script that runs again replaces the lines of its claims.
+device and a day stand in one file; a script that runs again replaces the lines of its claims, or
+with `--model` and `--batch` those of the cases that it measured.
 """
 
 import argparse
@@ -17,11 +18,15 @@ from types import ModuleType
 from typing import Any
 
 import benchmarks
+from benchmarks.generation import BATCHES
 from benchmarks.ratios import BenchmarkError, Options, Ratio, device_name, problems, slug
+from benchmarks.workloads import MODELS
 from interp_steer.errors import InterpSteerError
 from interp_steer.files import atomic_write_json, read_json
 
 RESULTS = Path(__file__).parent / "results"
+WITH_CASES = ("generation", "hook_time", "hooks", "capture")
+"""Scripts that try several models and batches."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,12 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs=runs,
         seconds=0.0 if given.quick else given.seconds,
         quick=given.quick,
+        models=tuple(given.model or ()),
+        batches=tuple(given.batch or ()),
     )
     try:
-        scripts = chosen(given.names)
+        scripts = chosen(given.names, is_partial=options.is_partial)
         found = [ratio for script in scripts for ratio in script.measure(options)]
         out = given.out or (None if given.quick else RESULTS)
-        where = None if out is None else write_results(out, found, options.device)
+        where = None
+        if out is not None:
+            where = write_results(out, found, options.device, is_partial=options.is_partial)
     except InterpSteerError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -60,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=60.0, help="more runs where turns are short (60)"
     )
     parser.add_argument("--quick", action="store_true", help="smoke test: tiny, nothing written")
+    parser.add_argument(
+        "--model", action="append", choices=list(MODELS), help="of several; may be repeated (all)"
+    )
+    parser.add_argument(
+        "--batch", action="append", type=int, choices=BATCHES, help="likewise, of several (all)"
+    )
     parser.add_argument("--out", type=Path, help="folder of the result file; benchmarks/results")
     return parser
 
@@ -73,20 +88,37 @@ def scripts() -> Iterator[tuple[str, ModuleType]]:
                 yield found.name, module
 
 
-def chosen(names: Sequence[str]) -> list[ModuleType]:
+def chosen(names: Sequence[str], *, is_partial: bool = False) -> list[ModuleType]:
     """The scripts of these names, all without any.
 
+    Args:
+        names: of scripts.
+        is_partial: only some of their cases are wanted.
+
     Raises:
-        BenchmarkError: there is no such script.
+        BenchmarkError: there is no such script, or one that knows no cases to choose from.
     """
     known = dict(scripts())
+    if is_partial and not (names and set(names) <= set(WITH_CASES)):
+        raise BenchmarkError(
+            f"--model and --batch choose among the cases of {', '.join(WITH_CASES)}; name these"
+        )
     if unknown := [name for name in names if name not in known]:
         raise BenchmarkError(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
     return [known[name] for name in names or known]
 
 
-def write_results(folder: Path, found: Sequence[Ratio], device: str, day: str = "") -> Path:
+def write_results(
+    folder: Path, found: Sequence[Ratio], device: str, day: str = "", *, is_partial: bool = False
+) -> Path:
     """Write the results of `day` (today) and `device`; claims measured again are replaced.
+
+    Args:
+        folder: where the file lies.
+        found: what was measured.
+        device: on what.
+        day: ISO date.
+        is_partial: not in all cases; those of the same claims that were left out are kept.
 
     Raises:
         BenchmarkError: a record that does not fit the schema.
@@ -94,9 +126,16 @@ def write_results(folder: Path, found: Sequence[Ratio], device: str, day: str = 
     """
     path = folder / f"{day or date.today().isoformat()}-{slug(device_name(device))}.json"
     records: list[dict[str, Any]] = [ratio.as_record() for ratio in found]
-    claims = {record["claim"] for record in records}
+    cases = {(record["claim"], record["case"]) for record in records}
+    claims = {claim for claim, _ in cases}
     before = read_json(path) if path.exists() else []
-    records = [record for record in before if record["claim"] not in claims] + records
+    kept = [
+        record
+        for record in before
+        if record["claim"] not in claims
+        or (is_partial and (record["claim"], record["case"]) not in cases)
+    ]
+    records = kept + records
     records = json.loads(json.dumps(records))
     if wrong := list(problems(records)):
         raise BenchmarkError(f"results for {path} do not fit: {'; '.join(wrong)}")

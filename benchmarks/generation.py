@@ -103,7 +103,8 @@ def unstopped(lm: HookedLM) -> Iterator[None]:
 
 def batches(options: Options) -> tuple[int, ...]:
     """Rows generated together."""
-    return BATCHES[:2] if options.quick else BATCHES
+    usual = BATCHES[:2] if options.quick else BATCHES
+    return tuple(n for n in usual if not options.batches or n in options.batches)
 
 
 def measure(options: Options) -> list[Ratio]:

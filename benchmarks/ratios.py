@@ -44,6 +44,15 @@ class Options:
     """Time spent on the runs behind a ratio, at least: where turns are short there are more."""
     quick: bool = False
     """A smoke test: tiny sizes, numbers that mean nothing."""
+    models: tuple[str, ...] = ()
+    """Names of the workloads, where a script has several; all without any."""
+    batches: tuple[int, ...] = ()
+    """Rows generated together, where a script tries several; all without any."""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some cases of a claim are left out."""
+        return bool(self.models or self.batches)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

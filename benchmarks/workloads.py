@@ -112,10 +112,12 @@ def in_turn(
     """Both models, one after the other, with the settings for rows of one length.
 
     Args:
-        options: quick makes 6 tokens a row.
+        options: quick makes 6 tokens a row; `models` leaves the others out.
         n_tokens: of a row, of the bundled model and of the larger one.
     """
-    for build, n in zip(MODELS.values(), n_tokens, strict=True):
+    for (name, build), n in zip(MODELS.items(), n_tokens, strict=True):
+        if options.models and name not in options.models:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             work = build(Path(folder), options)
             n = 6 if options.quick else n

@@ -56,7 +56,7 @@ class HookRecord:
     """The tokens in scope; None where all are."""
     moved: Move
     """What the law did, in the coordinates sign * rho, each [batch, pos, 1]."""
-    sign: Float[Tensor, "batch 1 1"] | None
+    sign: Float[Tensor, "#batch 1 1"] | None
     """+1 aligned, -1 reversed; None where no row is reversed."""
     rho: Float[Tensor, "batch pos 1"]
     """<h, v_hat> as it arrived, float32, activation units."""

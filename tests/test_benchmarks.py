@@ -27,6 +27,7 @@ from benchmarks import (
     peer_packages,
 )
 from benchmarks import sweep as sweep_benchmark
+from benchmarks.generation import batches
 from benchmarks.peers import PlainModel
 from benchmarks.ratios import (
     KEYS,
@@ -42,7 +43,7 @@ from benchmarks.ratios import (
     slug,
 )
 from benchmarks.synthetic_run import TINY, write_run
-from benchmarks.workloads import Workload, bundled
+from benchmarks.workloads import Workload, bundled, in_turn
 from interp_steer.cells import steered_cell
 from interp_steer.errors import RunError
 from interp_steer.explorer import boundary_view
@@ -201,6 +202,15 @@ class TestResultFiles:
         assert [(r["claim"], r["ratio"]) for r in written] == [("a", 3.0), ("b", 5.0), ("b", 6.0)]
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
+    def test_measuring_some_cases_again_keeps_the_others(self, tmp_path: Path) -> None:
+        day = "2026-01-31"
+        one, other = ratio("a"), replace(ratio("a"), case="another case")
+        path = command.write_results(tmp_path, [one, other], "cpu", day)
+        again = replace(one, ratio=5.0)
+        command.write_results(tmp_path, [again], "cpu", day, is_partial=True)
+        written = json.loads(path.read_text(encoding="utf-8"))
+        assert [(r["case"], r["ratio"]) for r in written] == [("another case", 3.0), (one.case, 5)]
+
     def test_a_damaged_file_is_not_overwritten(self, tmp_path: Path) -> None:
         path = command.write_results(tmp_path, [ratio()], "cpu", "2026-01-31")
         path.write_text("[{", encoding="utf-8")
@@ -218,6 +228,19 @@ class TestResultFiles:
 
 
 class TestCommand:
+    def test_some_models_and_batches_are_chosen(self) -> None:
+        options = Options(quick=True, models=("random",), batches=(16,))
+        assert batches(options) == (16,)
+        assert batches(Options()) == (1, 16, 128)
+        names = [work.name for work, _ in in_turn(options)]
+        assert len(names) == 1 and names[0].startswith("random weights")
+
+    @pytest.mark.parametrize("names", [[], ["sweep"], ["generation", "sweep"]])
+    def test_cases_of_a_script_without_any_are_refused(self, names: list[str]) -> None:
+        with pytest.raises(BenchmarkError, match="choose among the cases of generation, "):
+            command.chosen(names, is_partial=True)
+        assert [one.__name__ for one in command.chosen(["hooks"], is_partial=True)]
+
     def test_the_table_has_one_line_a_ratio(self) -> None:
         lines = command.table([ratio(), ratio("sweep_vs_single", 2.0)]).splitlines()
         assert lines[0].startswith("device: ")

@@ -13,6 +13,7 @@ from conftest import Pair, attached_hooks, save_tiny
 from interp_steer.attached_hooks import LayerHooks
 from interp_steer.errors import ModelError
 from interp_steer.model import GenerationSettings, HookedLM
+from interp_steer.resid_taps import ResidTap
 from interp_steer.tokens import ResidHook, Segment, TokenChunk, TokenizedPrompt
 from reference import plain_forward, random_sequences
 
@@ -270,9 +271,12 @@ def test_what_nobody_listens_to_is_hugging_faces_own_and_fused(tiny_lm: HookedLM
 def test_what_hugging_face_does_besides_is_off_during_a_call_and_back_after_it(
     tiny_lm: HookedLM,
 ) -> None:
-    """Its norms run as one operation, and no hooks of its own collect what nobody reads."""
+    """Its norms run as one operation, and no hooks of its own collect what nobody reads.
+
+    It installs these when outputs are first asked for: the bridge's components do.
+    """
     model = tiny_lm.bridge.original_model
-    tiny_lm.forward(random_sequences(tiny_lm.d_vocab, (4,)))  # installs its hooks
+    HookedLM(tiny_lm.bridge, reference=True).forward(random_sequences(tiny_lm.d_vocab, (4,)))
 
     def found() -> tuple[int, int, bool]:
         modules = list(model.modules())
@@ -300,6 +304,79 @@ def test_what_hugging_face_does_besides_is_off_during_a_call_and_back_after_it(
     finally:
         model.config.output_hidden_states = False
     assert found() == before
+
+
+@pytest.mark.parametrize(
+    ("lengths", "is_reference", "has_mask"),
+    [((5, 5), False, False), ((5,), False, False), ((5, 3), False, True), ((5, 5), True, True)],
+)
+def test_a_mask_is_given_where_something_is_padded(
+    tiny_lm: HookedLM, lengths: tuple[int, ...], is_reference: bool, has_mask: bool
+) -> None:
+    """Hugging Face would put a mask of ones into those of all layers, at every step."""
+    lm = HookedLM(tiny_lm.bridge, reference=is_reference)
+    prompts = random_sequences(lm.d_vocab, lengths)
+    given: list[Tensor | None] = []
+
+    def note(_model: object, _args: object, options: dict[str, Tensor | None]) -> None:
+        given.append(options["attention_mask"])
+
+    handle = lm.bridge.original_model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        lm.generate(
+            prompts,
+            GenerationSettings(max_new_tokens=3, temperature=0.0),
+            sample_keys=[str(length) for length in lengths],
+        )
+        n_calls = len(given)
+        lm.forward(prompts)
+    finally:
+        handle.remove()
+    assert n_calls >= 2
+    assert [mask is not None for mask in given[:n_calls]] == [has_mask] * n_calls
+    assert given[n_calls] is not None  # without a cache
+
+
+class Doubling(torch.nn.Module):
+    """Gives twice what it gets, as a tuple like some blocks or as it is."""
+
+    def __init__(self, *, as_tuple: bool) -> None:
+        super().__init__()
+        self.as_tuple = as_tuple
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, str]:
+        return (2 * x, "more") if self.as_tuple else 2 * x
+
+
+@pytest.mark.parametrize("as_tuple", [False, True])
+@pytest.mark.parametrize("was_replaced", [False, True])
+def test_a_bare_block_is_listened_to_in_order_and_left_as_it_was(
+    as_tuple: bool, was_replaced: bool
+) -> None:
+    block, one = Doubling(as_tuple=as_tuple), torch.ones(1)
+    if was_replaced:  # as accelerate does
+        block.forward = block.forward  # type: ignore[method-assign]
+    before = dict(vars(block))
+    tap = ResidTap(block=block, point=None, is_bare=True)
+    seen: list[float] = []
+    ends = [
+        tap.add(lambda resid, **_: resid + 1),
+        tap.add(lambda resid, **_: seen.append(float(resid))),
+        tap.add(lambda resid, **_: resid * 10, first=True),
+    ]
+
+    def out() -> float:
+        found = block(one)
+        assert not as_tuple or found[1:] == ("more",)
+        return float(found[0])
+
+    assert (out(), seen) == (21.0, [21.0])
+    ends.pop(0)()
+    assert (out(), seen) == (20.0, [21.0, 20.0])
+    for end in ends:
+        end()
+    assert (out(), len(seen)) == (2.0, 2)
+    assert vars(block) == before
 
 
 @pytest.fixture

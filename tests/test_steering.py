@@ -251,6 +251,45 @@ def test_the_reversed_floor_stops_the_mirror_image() -> None:
 
 
 @laws
+@given(
+    seeds,
+    st.sampled_from(METHODS),
+    strengths,
+    st.sampled_from(["aligned", "reversed"]),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    st.sampled_from([(1, 1), (3, 1), (2, 4)]),
+    st.sampled_from(["all", "response"]),
+    st.booleans(),
+)
+def test_short_cuts_say_the_same_to_the_bit(
+    seed: int,
+    method: str,
+    alpha: float,
+    direction: str,
+    dtype: torch.dtype,
+    shape: tuple[int, int],
+    scope: str,
+    may_have_padding: bool,
+) -> None:
+    """Nobody records, one token alone, no padding: each takes a way of its own to the same h'."""
+    h, probe = normals(seed, *shape, D_MODEL).to(dtype), make_probe(seed)
+    plan = SteeringPlan.uniform(
+        spec_of(method, alpha, direction=direction, scope=scope), probe_set((probe,))
+    )
+    chunk = replace(chunk_of(*shape, prompt=shape[1] // 2), has_padding=may_have_padding)
+    kept = Kept()
+    recorded = plan.hooks(recorder=kept)[0](h, chunk)
+    unseen = plan.hooks()[0](h, chunk)
+    assert recorded is not None and unseen is not None
+    assert same_bits(recorded, unseen)
+    seen = kept.last
+    assert same_bits(recorded, edit(h, probe.v_hat, seen.shift))
+    assert bool((seen.fired <= seen.in_scope).all())
+    still = ~seen.fired
+    assert same_bits(recorded[still], h[still])
+
+
+@laws
 @given(seeds, st.sampled_from(["swfc", "stmp"]), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_zero_strength_keeps_every_bit(seed: int, method: str, dtype: torch.dtype) -> None:
     h = normals(seed, 2, 3, D_MODEL).to(dtype)
